@@ -1,0 +1,1 @@
+"""The client plug-in: identity tokens that outlive the training run."""
