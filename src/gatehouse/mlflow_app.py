@@ -1,0 +1,82 @@
+"""MLflow's own server application, configured by its environment and otherwise unchanged.
+
+``mlflow server`` hands its options to its workers in variables that MLflow keeps private
+(mlflow/server/constants.py). The version is pinned, and tests/gate/test_mlflow_contract.py guards the names.
+MLflow reads some of them while it is imported, so ``configure`` must run before ``load``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from gatehouse.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return what MLflow's application reads; a public MLFLOW_* variable that is set already wins."""
+    public_url = settings.public_url or ""
+    private = {
+        "_MLFLOW_SERVER_FILE_STORE": settings.backend_store_uri,
+        "_MLFLOW_SERVER_REGISTRY_STORE": settings.backend_store_uri,
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "_MLFLOW_SERVER_BOOT_ID": os.urandom(16).hex(),
+        # Only MLflow's job processes may rebuild custom scorers' code.
+        "_MLFLOW_IN_JOB_EXECUTOR": "false",
+    }
+    if settings.artifacts_destination is not None:
+        private |= {
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": settings.artifacts_destination,
+        }
+    else:
+        private["_MLFLOW_SERVER_ARTIFACT_ROOT"] = str(settings.default_artifact_root)
+    defaults = {
+        # MLflow compares the Host and Origin headers with these; its own defaults are localhost only.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": urlsplit(public_url).netloc,
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": public_url,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        # Each instance would enqueue every unfinished job again.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    return private | {name: value for name, value in defaults.items() if not os.environ.get(name)}
+
+
+def configure(settings: Settings) -> None:
+    """Set the environment that MLflow's application reads."""
+    os.environ.update(environment(settings))
+
+
+def load() -> ASGIApp:
+    """Import MLflow's application: the slow part of a start."""
+    with warnings.catch_warnings():
+        # MLflow's choice of libraries is nothing that whoever reads this log can change.
+        warnings.simplefilter("ignore")
+        from mlflow.server.fastapi_app import app
+
+    return app  # type: ignore[no-any-return]
+
+
+def open_stores() -> None:
+    """Open the tracking and the registry store, which verifies the schema."""
+    from mlflow.server import handlers
+
+    handlers._get_tracking_store()
+    handlers._get_model_registry_store()
+
+
+def close_connections() -> None:
+    """Close every pooled database connection, so that no two forked processes share one."""
+    from sqlalchemy.engine import Engine
+
+    engines: list[Any] = [thing for thing in gc.get_objects() if isinstance(thing, Engine)]
+    for engine in engines:
+        engine.dispose()

@@ -1,0 +1,226 @@
+"""The database's schema: made once on an empty database, never upgraded by accident.
+
+MLflow creates tables, and upgrades an older schema, as a side effect of opening a store, without a lock. Here the
+state is looked at first; an empty database is filled within one transaction that holds an advisory lock, so any
+number of instances may start on it at once; an older or newer schema is refused before MLflow opens anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.pool import NullPool
+
+from gatehouse.exit_codes import Exit
+
+#: "gatehous" in ASCII: the key of the advisory lock, the same for every instance.
+LOCK_KEY = int.from_bytes(b"gatehous", "big")
+CONNECT_TIMEOUT_S = 5
+TAKE_A_BACKUP = "take a backup of the database, then run: gatehouse migrate"
+
+
+class State(enum.Enum):
+    """How a database's schema stands against the installed MLflow."""
+
+    EMPTY = "empty"
+    CURRENT = "current"
+    OLDER = "older"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The state, the database's Alembic revision and the one that the installed MLflow wants."""
+
+    state: State
+    revision: str | None
+    wanted: str
+
+
+class SchemaError(Exception):
+    """The database can't be used as it is; ``code`` is the process's exit code."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def without_password(uri: str) -> str:
+    """Return a database URL that may be shown."""
+    return sqlalchemy.make_url(uri).render_as_string(hide_password=True)
+
+
+def make_engine(uri: str) -> Engine:
+    """Return an engine that keeps no connection open.
+
+    SQLite's driver begins a transaction only before a change of data; creating the schema in one transaction
+    needs it from the start (SQLAlchemy's documentation, "Serializable isolation / Savepoints / Transactional DDL").
+    """
+    url = sqlalchemy.make_url(uri)
+    if url.get_backend_name() != "sqlite":
+        return sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"timeout": 60})
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def _leave_transactions_to_us(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+
+    return engine
+
+
+def migrations() -> Any:
+    """Return Alembic's directory of the installed MLflow's migrations."""
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+
+    return ScriptDirectory.from_config(_get_alembic_config(db_url=""))
+
+
+def inspect(connection: Connection) -> Schema:
+    """Compare the database's revision with the installed MLflow's."""
+    scripts = migrations()
+    wanted = scripts.get_current_head()
+    tables = set(sqlalchemy.inspect(connection).get_table_names())
+    revisions = (
+        [row[0] for row in connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version"))]
+        if "alembic_version" in tables
+        else []
+    )
+    if not revisions:
+        # MLflow before 0.9 kept no revision; other programs' tables may share the database.
+        state = State.OLDER if "experiments" in tables else State.EMPTY
+        return Schema(state, None, wanted)
+    if revisions == [wanted]:
+        return Schema(State.CURRENT, wanted, wanted)
+    known = {script.revision for script in scripts.walk_revisions()}
+    state = State.OLDER if set(revisions) <= known else State.UNKNOWN
+    return Schema(state, ", ".join(revisions), wanted)
+
+
+@contextlib.contextmanager
+def locked(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection in a transaction that no other instance can be in at the same time.
+
+    PostgreSQL: an advisory lock that ends with the transaction, so a killed instance leaves neither lock nor half
+    a schema. SQLite: its own write lock, taken at once, behind a lock file for the benefit of MLflow's own code.
+    """
+    with contextlib.ExitStack() as stack:
+        if engine.dialect.name == "sqlite":
+            path = Path(str(engine.url.database))
+            lock = stack.enter_context(path.with_name(path.name + ".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        connection = stack.enter_context(engine.connect().execution_options(writes=True))
+        stack.enter_context(connection.begin())
+        if engine.dialect.name == "postgresql":
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+        yield connection
+
+
+def upgrade(connection: Connection) -> None:
+    """Run the missing migrations on this connection, inside its transaction.
+
+    MLflow's own ``env.py`` opens a second connection, which neither holds our lock nor shares our transaction.
+    """
+    from alembic.runtime.environment import EnvironmentContext
+    from mlflow.store.db.base_sql_model import Base
+    from mlflow.store.db.utils import _get_alembic_config
+
+    scripts = migrations()
+
+    def revisions(current: Any, _context: object) -> Any:
+        return scripts._upgrade_revs("heads", current)
+
+    config = _get_alembic_config(db_url="")
+    with EnvironmentContext(config, scripts, fn=revisions, destination_rev="heads") as environment:
+        environment.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
+        with environment.begin_transaction():
+            environment.run_migrations()
+
+
+def create(connection: Connection) -> None:
+    """Make the whole schema on an empty database, as MLflow does: its first tables, then every migration."""
+    from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
+
+    InitialBase.metadata.create_all(connection)
+    upgrade(connection)
+
+
+def refuse(schema: Schema) -> None:
+    """Raise SchemaError unless the schema is the installed MLflow's."""
+    from mlflow.version import VERSION
+
+    if schema.state is State.OLDER:
+        raise SchemaError(
+            f"the database's schema ({schema.revision or 'of MLflow before 0.9'}) is older than that of MLflow {VERSION} "
+            f"({schema.wanted}); nothing was changed\n    fix: {TAKE_A_BACKUP}",
+            Exit.SCHEMA_OLDER,
+        )
+    if schema.state is State.UNKNOWN:
+        raise SchemaError(
+            f"the database's schema ({schema.revision}) isn't known to MLflow {VERSION}: a newer release made it; "
+            "nothing was changed\n    fix: deploy that release again, or restore the backup taken before the upgrade",
+            Exit.SCHEMA_UNKNOWN,
+        )
+
+
+def wait_for_database(engine: Engine, limit_s: float, say: Callable[[str], None]) -> None:
+    """Wait until the database answers, saying so every few seconds.
+
+    Raises:
+        SchemaError: UNAVAILABLE if it doesn't within the limit, or refuses for a reason that waiting doesn't mend.
+    """
+    address = without_password(engine.url.render_as_string(hide_password=False))
+    started = time.monotonic()
+    pause = 0.2
+    while True:
+        try:
+            with engine.connect():
+                return
+        except sqlalchemy.exc.OperationalError as error:
+            reason = str(error.orig).strip()
+        passed = time.monotonic() - started
+        final = any(words in reason for words in ("authentication failed", "does not exist", "no pg_hba.conf entry"))
+        if final or passed + pause > limit_s:
+            raise SchemaError(
+                f"the database {address} can't be used: {reason}\n"
+                "    fix: check BACKEND_STORE_URI, that the database runs, and that this machine may reach it",
+                Exit.UNAVAILABLE,
+            ) from None
+        say(f"waiting for the database {address} ({passed:.0f} s of {limit_s:.0f} s): {reason.splitlines()[0]}")
+        time.sleep(pause)
+        pause = min(pause * 2, 3.0)
+
+
+def ensure(uri: str, limit_s: float, say: Callable[[str], None]) -> None:
+    """Make sure that the database has the installed MLflow's schema, creating it on an empty one.
+
+    Raises:
+        SchemaError: if the database can't be reached within ``limit_s`` seconds, or its schema is another one.
+    """
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(CONNECT_TIMEOUT_S))
+    engine = make_engine(uri)
+    wait_for_database(engine, limit_s, say)
+    with engine.connect() as connection:
+        schema = inspect(connection)
+    if schema.state is State.EMPTY:
+        say("the database is empty: creating MLflow's schema")
+        with locked(engine) as connection:
+            # Another instance may have been first.
+            if inspect(connection).state is State.EMPTY:
+                create(connection)
+            schema = inspect(connection)
+    refuse(schema)
