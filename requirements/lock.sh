@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Pin every Python dependency by version and hash. Run by `make lock`; reads the two .in files, writes the two .txt files.
+# Pin every Python dependency by version and hash. Run by `make lock`; reads the .in files, writes the .txt files.
 # No index address is written: the files serve any mirror.
 set -euo pipefail
 cd "$(dirname "$0")"
 compile() { uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header "$@"; }
+compile uv.in --output-file uv.txt
 compile dev.in --output-file dev.txt
 # The server's versions are the developer's versions, less what its override drops.
 compile server.in --constraint dev.txt --override not-in-server.txt --output-file server.txt

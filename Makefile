@@ -1,0 +1,64 @@
+# `make run`, then open http://localhost:4180. All that is needed beforehand: Python 3.11 or newer, and Go (or oauth2-proxy).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+IMAGE := gatehouse:dev
+
+# The shell sets USER too; only one of the local people counts from there.
+ifeq ($(origin USER),command line)
+PERSON := $(USER)
+else
+PERSON := $(or $(filter alice bob carol,$(USER)),alice)
+endif
+
+.PHONY: run token example test bench check format image lock clean help
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/ready ## serve http://localhost:4180 (PORT=…, DATA=…) with a local sign-in
+	@exec $(BIN)/python -m local.run
+
+token: .venv/ready ## print an identity token of the local provider (USER=bob)
+	@$(BIN)/python -m local.token $(PERSON)
+
+example: .venv/ready ## train, log, register and predict through the running gate
+	@$(BIN)/python -m local.example
+
+test: .venv/ready ## the whole suite
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: .venv/ready ## side by side with the plain set-up (ROUNDS=…, SCENARIOS=…)
+	@$(BIN)/python -m bench
+
+check: .venv/ready ## format, lint, types, shell and Dockerfile lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
+	@$(BIN)/hadolint Dockerfile
+
+format: .venv/ready ## let ruff mend what it can
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+image: ## build the container image gatehouse:dev
+	@docker build --tag $(IMAGE) .
+
+lock: .venv/ready ## pin the Python dependencies anew
+	@PATH=$(CURDIR)/$(BIN):$$PATH requirements/lock.sh
+
+clean: ## remove what was set up and built (not the data)
+	@rm -rf .venv .build
+
+.venv/ready: requirements/dev.txt requirements/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: error: $(PYTHON) is $$($(PYTHON) -V 2>&1), and 3.11 is needed" >&2; echo "    fix: make run PYTHON=python3.11" >&2; exit 78; }
+	@echo "setting up Python in .venv ..." >&2
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
