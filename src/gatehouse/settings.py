@@ -18,7 +18,9 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-DATABASE_SCHEMES = ("postgresql", "postgresql+psycopg2", "sqlite")
+DATABASE_SCHEMES = ("postgresql", "postgresql+psycopg2", "postgres", "sqlite")
+#: The driver that is installed. From version 2.1 on, SQLAlchemy takes a plain "postgresql" for another one.
+POSTGRESQL = "postgresql+psycopg2"
 ARTIFACT_SCHEMES = ("gs", "s3", "wasbs", "abfss", "file")
 #: A Unix socket's path may have this many bytes on Linux (unix(7)).
 SOCKET_PATH_BYTES = 107
@@ -101,7 +103,7 @@ def _split(value: str, example: str) -> SplitResult:
 
 
 def parse_database(value: str) -> str:
-    """Return the SQLAlchemy URL of the tracking database."""
+    """Return the SQLAlchemy URL of the tracking database, with the driver that is installed."""
     example = (
         "postgresql://USER:PASSWORD@HOST/DATABASE, or for Cloud SQL "
         "postgresql+psycopg2://USER:PASSWORD@/DATABASE?host=/cloudsql/PROJECT:REGION:INSTANCE"
@@ -109,7 +111,7 @@ def parse_database(value: str) -> str:
     url = _split(value, example)
     if url.scheme not in DATABASE_SCHEMES:
         raise Invalid(
-            f"has the scheme {url.scheme!r}; Gatehouse serves {', '.join(DATABASE_SCHEMES)}",
+            f"has the scheme {url.scheme!r}; Gatehouse serves PostgreSQL and SQLite",
             f"use {example}",
         )
     if url.scheme == "sqlite":
@@ -133,7 +135,7 @@ def parse_database(value: str) -> str:
                 f"leads to a socket path of {len(path.encode())} bytes; the system allows {SOCKET_PATH_BYTES}",
                 "mount the database's socket under a shorter folder",
             )
-    return value
+    return POSTGRESQL + value[len(url.scheme) :]
 
 
 def parse_artifacts(value: str) -> str:
