@@ -21,8 +21,8 @@ from local.run import STATE, data_folder
 TIMEOUT_S = 10
 
 
-def identity_token(issuer: str, client_id: str, person: str, *, scope: str = "openid email profile") -> str:
-    """Return an identity token of ``person`` for the audience ``client_id``.
+def identity_token(issuer: str, client_id: str, subject: str, *, scope: str = "openid email profile") -> str:
+    """Return an identity token of ``subject`` (here an e-mail address) for the audience ``client_id``.
 
     Raises:
         requests.RequestException: if the provider doesn't answer, or refuses.
@@ -41,7 +41,7 @@ def identity_token(issuer: str, client_id: str, person: str, *, scope: str = "op
         "code_challenge_method": "S256",
     }
     answer = requests.post(
-        f"{issuer}/oauth2/authorize", params=query, data={"sub": email(person)}, allow_redirects=False, timeout=TIMEOUT_S
+        f"{issuer}/oauth2/authorize", params=query, data={"sub": subject}, allow_redirects=False, timeout=TIMEOUT_S
     )
     answer.raise_for_status()
     code = parse_qs(urlsplit(answer.headers["location"]).query)["code"][0]
@@ -69,7 +69,7 @@ def main() -> int:
         print("make token: error: the local gate isn't running\n    fix: make run, in another terminal", file=sys.stderr)
         return 69
     try:
-        print(identity_token(state["issuer"], state["client_id"], arguments.person))
+        print(identity_token(state["issuer"], state["client_id"], email(arguments.person)))
     except requests.RequestException as error:
         print(f"make token: error: the local provider doesn't answer: {error}\n    fix: make run again", file=sys.stderr)
         return 69

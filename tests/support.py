@@ -65,11 +65,15 @@ class Provider:
 
     def token(self, person: str = "alice", audience: str = CLIENT_ID) -> str:
         """Return an identity token of a person, by default for the gate's client."""
-        return identity_token(self.issuer, audience, person)
+        return self.token_of(local_provider.email(person), audience)
 
-    def claims(self, person: str, **claims: object) -> None:
-        """Set what the provider says of a person; ``exp`` and the like replace the token's own."""
-        answer = requests.put(f"{self.issuer}/users/{local_provider.email(person)}", json=claims, timeout=10)
+    def token_of(self, subject: str, audience: str = CLIENT_ID) -> str:
+        """Return an identity token of any subject."""
+        return identity_token(self.issuer, audience, subject)
+
+    def claims(self, subject: str, **claims: object) -> None:
+        """Set what the provider says of a subject; ``exp`` and the like replace the token's own."""
+        answer = requests.put(f"{self.issuer}/users/{subject}", json=claims, timeout=10)
         answer.raise_for_status()
 
     def stop(self) -> None:
@@ -117,7 +121,7 @@ class Postgres:
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Run SQL as the superuser; return the rows, fields separated by ``|``."""
-        return self._run("psql", "-h", str(self.folder), "-p", str(self.port), "-U", "gatehouse", "-d", database, "-v", "ON_ERROR_STOP=1", "-At", "-c", statement)
+        return self._run("psql", "-h", str(self.folder), "-p", str(self.port), "-U", "gatehouse", "-d", database, "-v", "ON_ERROR_STOP=1", "-At", "-c", statement).rstrip("\n")
 
     def create(self, name: str) -> str:
         """Create an empty database; return its URL over TCP."""
@@ -136,7 +140,8 @@ class Gate:
     def __init__(self, folder: Path, issuer: Provider, **environment: str) -> None:
         self.provider = issuer
         self.folder = folder
-        self.port = int(environment.get("PORT") or free_port())
+        port = environment.get("PORT", "")
+        self.port = int(port) if port.isdigit() else free_port()
         self.url = f"http://localhost:{self.port}"
         self.log_path = folder / "gate.log"
         folder.mkdir(parents=True, exist_ok=True)

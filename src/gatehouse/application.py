@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 from gatehouse import mlflow_app
 from gatehouse.assistant import AssistantClosed
+from gatehouse.identity import IdentityLayer
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-def build() -> ASGIApp:
-    """Return the whole application; ``mlflow_app.configure`` must have run."""
+def build(proof: bytes, cookie_name: str) -> ASGIApp:
+    """Return the whole application; ``mlflow_app.configure`` must have run.
+
+    ``proof`` is what the proxy shows with each request; ``cookie_name`` is its session cookie, which MLflow never sees.
+    """
     app = mlflow_app.load()
-    return AssistantClosed(app)
+    app = AssistantClosed(app)
+    return IdentityLayer(app, proof, (cookie_name,))

@@ -154,6 +154,9 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         problems += proxy_config.unknown_variables(resolved, run_directory)
         if not file_problems:
             problems += proxy_config.trial_run(config, proxy_environment, reported, secret_values)
+    # A secret whose file can't be read isn't missing as well.
+    unread = {problem.name.removesuffix("_FILE") for problem in problems if problem.name.endswith("_FILE")}
+    problems = [problem for problem in problems if not (problem.name in unread and problem.what.startswith("is not set"))]
     if problems:
         raise SettingsError(problems)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatehouse import mlflow_app, schema
 from gatehouse.exit_codes import Exit
-from gatehouse.prepare import SOCKET_NAME, write_private
+from gatehouse.prepare import PROOF_NAME, SOCKET_NAME, write_private
 from gatehouse.schema import SchemaError
 from gatehouse.settings import Settings, SettingsError, load
 
@@ -151,7 +151,9 @@ def serve(settings: Settings, run_directory: Path, ready: int) -> int:
     schema.ensure(settings.backend_store_uri, settings.startup_timeout * DATABASE_SHARE, say)
     from gatehouse import application
 
-    app = application.build()
+    app = application.build(
+        (run_directory / PROOF_NAME).read_bytes(), os.environ["OAUTH2_PROXY_COOKIE_NAME"]
+    )
     mlflow_app.open_stores()
     listener = listen(run_directory / SOCKET_NAME)
     if settings.workers > 1:

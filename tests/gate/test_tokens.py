@@ -49,27 +49,30 @@ def tampered(gate: Gate) -> str:
     return f"{head}.{encode({**claims, 'email': 'alice@example.com', 'sub': 'alice@example.com'})}.{signature}"
 
 
-def with_claims(person: str, **claims: object) -> Callable[[Gate], str]:
+def with_claims(subject: str, **claims: object) -> Callable[[Gate], str]:
     def make(gate: Gate) -> str:
-        gate.provider.claims(person, **{"email": f"{person}@example.com", "email_verified": True, **claims})
-        return gate.provider.token(person)
+        gate.provider.claims(subject, **claims)
+        return gate.provider.token_of(subject)
 
     return make
 
 
 BAD_TOKENS: dict[str, Callable[[Gate], str]] = {
-    "expired": with_claims("expired", exp=int(time.time()) - 60),
+    "expired": with_claims("expired", email="expired@example.com", exp=int(time.time()) - 60),
     "wrong audience": lambda gate: gate.provider.token(audience="another-service"),
-    "wrong issuer": with_claims("foreign", iss="https://accounts.example.org"),
+    "wrong issuer": with_claims("foreign", email="foreign@example.com", iss="https://accounts.example.org"),
     "bad signature": signed_by_a_stranger,
     "tampered": tampered,
     "alg none": unsigned,
     "alg HS256 with the public key": keyed_with_the_public_key,
-    "unverified e-mail": with_claims("unverified", email_verified=False),
+    "unverified e-mail": with_claims("unverified", email="unverified@example.com", email_verified=False),
     "not allowed": lambda gate: gate.provider.token("mallory@elsewhere.test"),
     "look-alike domain": lambda gate: gate.provider.token("mallory@notexample.com"),
     "subdomain": lambda gate: gate.provider.token("mallory@example.com.evil.test"),
-    "no e-mail": with_claims("nameless", email=None, sub="12345"),
+    "no e-mail": with_claims("12345"),
+    "e-mail null": with_claims("12346", email=None),
+    "e-mail empty": with_claims("12347", email=""),
+    "two e-mails": with_claims("12348", email="mallory@evil.test,alice@example.com", email_verified=True),
     "empty": lambda _: "",
     "garbage": lambda _: "abc.def.ghi",
 }
