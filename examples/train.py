@@ -28,7 +28,9 @@ EPOCHS = 15
 def main() -> None:
     """Train, log, register, load back and predict."""
     features, labels = load_digits(return_X_y=True)
-    train_x, test_x, train_y, test_y = train_test_split(features, labels, test_size=0.25, random_state=0, stratify=labels)
+    train_x, test_x, train_y, test_y = train_test_split(
+        features, labels, test_size=0.25, random_state=0, stratify=labels
+    )
     scaler = StandardScaler().fit(train_x)
     parameters = {"loss": "log_loss", "alpha": 0.001, "random_state": 0}
     classifier = SGDClassifier(**parameters)
@@ -40,7 +42,10 @@ def main() -> None:
             classifier.partial_fit(scaler.transform(train_x), train_y, classes=np.unique(labels))
             probabilities = classifier.predict_proba(scaler.transform(test_x))
             mlflow.log_metrics(
-                {"loss": log_loss(test_y, probabilities), "accuracy": accuracy_score(test_y, probabilities.argmax(axis=1))},
+                {
+                    "loss": log_loss(test_y, probabilities),
+                    "accuracy": accuracy_score(test_y, probabilities.argmax(axis=1)),
+                },
                 step=epoch,
             )
         figure, axes = plt.subplots(figsize=(5, 5))

@@ -67,8 +67,7 @@ def start_provider(port: int) -> tuple[subprocess.Popen[str], str]:
         [sys.executable, "-m", "local.provider", "--port", str(port)],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    issuer = process.stdout.readline().strip()
+    issuer = process.stdout.readline().strip() if process.stdout else ""
     if not issuer:
         raise RuntimeError("the local OpenID provider didn't start: see its message above")
     return process, issuer

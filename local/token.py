@@ -41,7 +41,11 @@ def identity_token(issuer: str, client_id: str, subject: str, *, scope: str = "o
         "code_challenge_method": "S256",
     }
     answer = requests.post(
-        f"{issuer}/oauth2/authorize", params=query, data={"sub": subject}, allow_redirects=False, timeout=TIMEOUT_S
+        f"{issuer}/oauth2/authorize",
+        params=query,
+        data={"sub": subject},
+        allow_redirects=False,
+        timeout=TIMEOUT_S,
     )
     answer.raise_for_status()
     code = parse_qs(urlsplit(answer.headers["location"]).query)["code"][0]
@@ -66,12 +70,18 @@ def main() -> int:
     try:
         state = json.loads((data_folder() / STATE).read_text())
     except OSError:
-        print("make token: error: the local gate isn't running\n    fix: make run, in another terminal", file=sys.stderr)
+        print(
+            "make token: error: the local gate isn't running\n    fix: make run, in another terminal",
+            file=sys.stderr,
+        )
         return 69
     try:
         print(identity_token(state["issuer"], state["client_id"], email(arguments.person)))
     except requests.RequestException as error:
-        print(f"make token: error: the local provider doesn't answer: {error}\n    fix: make run again", file=sys.stderr)
+        print(
+            f"make token: error: the local provider doesn't answer: {error}\n    fix: make run again",
+            file=sys.stderr,
+        )
         return 69
     return 0
 

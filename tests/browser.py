@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from selenium.common.exceptions import (
+    NoSuchElementException,
+    StaleElementReferenceException,
+    TimeoutException,
+)
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.expected_conditions import element_to_be_clickable, presence_of_element_located
+from selenium.webdriver.support.expected_conditions import (
+    element_to_be_clickable,
+    presence_of_element_located,
+)
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support import Gate, missing
@@ -29,24 +38,39 @@ class Browser:
         self.driver = driver
         self.gate = gate
 
-    def wait(self, by: str, what: str, limit_s: float = WAIT_S) -> None:
-        """Wait until something is on the page; fail with the page's text and the gate's log."""
-        WebDriverWait(self.driver, limit_s).until(presence_of_element_located((by, what)), self.describe(what))
+    def until(self, condition: Callable[[Chrome], Any], what: str) -> Any:
+        """Wait until a condition holds; fail with where the browser is, what it shows and the gate's log."""
+        wait = WebDriverWait(
+            self.driver, WAIT_S, ignored_exceptions=[NoSuchElementException, StaleElementReferenceException]
+        )
+        try:
+            return wait.until(condition)
+        except TimeoutException:
+            raise AssertionError(self.describe(what)) from None
+
+    def wait(self, by: str, what: str) -> None:
+        """Wait until something is on the page."""
+        self.until(presence_of_element_located((by, what)), what)
 
     def click(self, by: str, what: str) -> None:
         """Click on something once it can be clicked."""
-        WebDriverWait(self.driver, WAIT_S).until(element_to_be_clickable((by, what)), self.describe(what)).click()
+        self.until(element_to_be_clickable((by, what)), what).click()
 
     def text(self) -> str:
         return self.driver.find_element(By.TAG_NAME, "body").text
 
     def wait_text(self, words: str) -> None:
         """Wait until the page shows some words."""
-        WebDriverWait(self.driver, WAIT_S).until(lambda _: words in self.text(), self.describe(words))
+        self.until(lambda _: words in self.text(), words)
 
     def describe(self, what: str) -> str:
         """Return what a failed wait prints: where the browser is, what it shows and what its console says."""
-        return f"waited for {what} at {self.driver.current_url}\n{self.text()}\n{self.driver.get_log('browser')}"
+        console = self.console()
+        return f"waited for {what} at {self.driver.current_url}\n{self.text()}\n{console}\n{self.gate.log()[-4000:]}"
+
+    def console(self) -> list[str]:
+        """Return what the page wrote on the console since the last call."""
+        return [str(entry["message"]) for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def sign_in(self, person: str, path: str = "/") -> None:
         """Open a page of the gate and choose a local person at the provider: one click, or a typed address."""

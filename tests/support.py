@@ -96,7 +96,19 @@ class Postgres:
         if os.getuid() == 0:
             shutil.chown(self.folder, "postgres")
         self.folder.chmod(0o755)
-        self._run("initdb", "-D", str(self.data), "-U", "gatehouse", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+        self._run(
+            "initdb",
+            "-D",
+            str(self.data),
+            "-U",
+            "gatehouse",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "--locale=C.UTF-8",
+        )
         self.start()
 
     @property
@@ -121,7 +133,22 @@ class Postgres:
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Run SQL as the superuser; return the rows, fields separated by ``|``."""
-        return self._run("psql", "-h", str(self.folder), "-p", str(self.port), "-U", "gatehouse", "-d", database, "-v", "ON_ERROR_STOP=1", "-At", "-c", statement).rstrip("\n")
+        return self._run(
+            "psql",
+            "-h",
+            str(self.folder),
+            "-p",
+            str(self.port),
+            "-U",
+            "gatehouse",
+            "-d",
+            database,
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-At",
+            "-c",
+            statement,
+        ).rstrip("\n")
 
     def create(self, name: str) -> str:
         """Create an empty database; return its URL over TCP."""
@@ -169,7 +196,12 @@ class Gate:
         """Start it without waiting."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(ROOT / "start.sh")], env=self.environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+                [str(ROOT / "start.sh")],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
             )
         return self
 
@@ -200,7 +232,12 @@ class Gate:
     def children(self) -> dict[str, int]:
         """Return the process ids of start.sh's children by the program's name."""
         assert self.process is not None
-        listing = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=False)
+        listing = subprocess.run(
+            ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         found = {}
         for line in listing.stdout.splitlines():
             pid, _, command = line.strip().partition(" ")

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 PREFIX = "/ajax-api/3.0/mlflow/assistant"
-BODY = json.dumps({"error_code": "PERMISSION_DENIED", "message": "MLflow's assistant is closed on this server."}).encode()
+BODY = json.dumps(
+    {"error_code": "PERMISSION_DENIED", "message": "MLflow's assistant is closed on this server."}
+).encode()
 
 
 class AssistantClosed:

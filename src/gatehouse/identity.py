@@ -123,9 +123,7 @@ def _text(value: bytes, what: str, limit: int) -> str:
     except UnicodeDecodeError:
         raise IdentityError(f"The {what} in the identity is not UTF-8.") from None
     if not text or len(value) > limit or not text.isprintable():
-        raise IdentityError(
-            f"The {what} in the identity is missing, too long, or has a control character in it."
-        )
+        raise IdentityError(f"The {what} in the identity is missing, too long, or has a control character in it.")
     return text
 
 

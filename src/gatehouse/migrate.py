@@ -9,8 +9,8 @@ import sys
 
 from gatehouse import schema
 from gatehouse.exit_codes import Exit
-from gatehouse.settings import Invalid, parse_database, read_secret_files
 from gatehouse.schema import SchemaError, State
+from gatehouse.settings import Invalid, parse_database, read_secret_files
 
 
 def say(message: str) -> None:
@@ -24,7 +24,9 @@ def database_uri() -> str:
     Raises:
         SchemaError: with the code SETTINGS if it is missing or malformed.
     """
-    environment, problems = read_secret_files({k: v for k, v in os.environ.items() if k.startswith("BACKEND_STORE_URI")})
+    environment, problems = read_secret_files(
+        {k: v for k, v in os.environ.items() if k.startswith("BACKEND_STORE_URI")}
+    )
     value = environment.get("BACKEND_STORE_URI", "")
     if problems or not value:
         what = str(problems[0]) if problems else "BACKEND_STORE_URI is not set\n    fix: give the database's URL"
@@ -46,7 +48,10 @@ def migrate(uri: str, check_only: bool, limit_s: float) -> None:
         return
     if found.state is State.UNKNOWN or check_only:
         if found.state is State.EMPTY:
-            raise SchemaError("the database is empty\n    fix: start the server, or run gatehouse migrate", Exit.SCHEMA_OLDER)
+            raise SchemaError(
+                "the database is empty\n    fix: start the server, or run gatehouse migrate",
+                Exit.SCHEMA_OLDER,
+            )
         schema.refuse(found)
     say(f"from {found.revision or 'nothing'} to {found.wanted}; this can take minutes on a large database")
     with schema.locked(engine) as connection:
@@ -60,9 +65,18 @@ def migrate(uri: str, check_only: bool, limit_s: float) -> None:
 
 def main(argv: list[str]) -> int:
     """Run the command; return 0, or the exit code of what is wrong."""
-    parser = argparse.ArgumentParser(prog="gatehouse migrate", description="Upgrade the database's schema to the installed MLflow's. Take a backup first.")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 65 (older) or 76 (newer) unless up to date")
-    parser.add_argument("--wait", type=float, default=60, metavar="SECONDS", help="how long to wait for the database (60)")
+    parser = argparse.ArgumentParser(
+        prog="gatehouse migrate",
+        description="Upgrade the database's schema to the installed MLflow's. Take a backup first.",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing; exit with 65 (older) or 76 (newer) unless up to date",
+    )
+    parser.add_argument(
+        "--wait", type=float, default=60, metavar="SECONDS", help="how long to wait for the database (60)"
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="gatehouse migrate: %(message)s", level=logging.WARNING)
     logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)

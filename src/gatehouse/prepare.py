@@ -21,7 +21,15 @@ from urllib.parse import urlsplit
 
 from gatehouse import proxy_config
 from gatehouse.exit_codes import Exit
-from gatehouse.settings import SECRETS, SOCKET_PATH_BYTES, Problem, SettingsError, load, parse_table, read_secret_files
+from gatehouse.settings import (
+    SECRETS,
+    SOCKET_PATH_BYTES,
+    Problem,
+    SettingsError,
+    load,
+    parse_table,
+    read_secret_files,
+)
 
 SOCKET_NAME = "mlflow.sock"
 PROOF_NAME = "proof"
@@ -54,7 +62,14 @@ def check_folder(name: str, folder: Path) -> list[Problem]:
             probe.unlink(missing_ok=True)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return [Problem(name, f"is in {folder}, where the disk is full", "free some room, or use another folder", True)]
+            return [
+                Problem(
+                    name,
+                    f"is in {folder}, where the disk is full",
+                    "free some room, or use another folder",
+                    True,
+                )
+            ]
         return [
             Problem(
                 name,
@@ -71,7 +86,9 @@ def check_local_folders(values: Mapping[str, object]) -> list[Problem]:
     problems = []
     database, artifacts = values["backend_store_uri"], values["artifacts_destination"]
     if isinstance(database, str) and database.startswith("sqlite:"):
-        problems += check_folder("BACKEND_STORE_URI", Path(database.removeprefix("sqlite:///").partition("?")[0]).parent)
+        problems += check_folder(
+            "BACKEND_STORE_URI", Path(database.removeprefix("sqlite:///").partition("?")[0]).parent
+        )
     if isinstance(artifacts, str) and artifacts.startswith("file:"):
         problems += check_folder("ARTIFACTS_DESTINATION", Path(urlsplit(artifacts).path))
     return problems
@@ -98,7 +115,14 @@ def check_port(address: str) -> list[Problem]:
             probe.bind((host, int(port)))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return [Problem("PORT", f"is {port}, which another program listens on", "stop it, or set PORT to another number", True)]
+                return [
+                    Problem(
+                        "PORT",
+                        f"is {port}, which another program listens on",
+                        "stop it, or set PORT to another number",
+                        True,
+                    )
+                ]
             return [Problem("PORT", f"is {port}: {error.strerror}", "set PORT to a number from 1024 to 65535", True)]
     return []
 
@@ -156,7 +180,9 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
             problems += proxy_config.trial_run(config, proxy_environment, reported, secret_values)
     # A secret whose file can't be read isn't missing as well.
     unread = {problem.name.removesuffix("_FILE") for problem in problems if problem.name.endswith("_FILE")}
-    problems = [problem for problem in problems if not (problem.name in unread and problem.what.startswith("is not set"))]
+    problems = [
+        problem for problem in problems if not (problem.name in unread and problem.what.startswith("is not set"))
+    ]
     if problems:
         raise SettingsError(problems)
 

@@ -12,11 +12,12 @@ import json
 import os
 import re
 import subprocess
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+
+import tomllib
 
 from gatehouse.settings import LOOPBACK_HOSTS, Invalid, Problem, parse_public_url
 
@@ -176,7 +177,10 @@ def check_provider(environment: Mapping[str, str], provider: str) -> list[Proble
         )
     for name, fix in (
         ("CLIENT_ID", "take it from the OAuth client at your identity provider"),
-        ("CLIENT_SECRET", "take it from the OAuth client; a file with it goes into OAUTH2_PROXY_CLIENT_SECRET_FILE"),
+        (
+            "CLIENT_SECRET",
+            "take it from the OAuth client; a file with it goes into OAUTH2_PROXY_CLIENT_SECRET_FILE",
+        ),
     ):
         if not environment.get(PREFIX + name):
             problems.append(Problem(PREFIX + name, "is not set", fix))
@@ -277,14 +281,26 @@ def trial_run(config: Path, environment: Mapping[str, str], reported: set[str], 
     try:
         output = run_proxy(config, trial)
     except subprocess.TimeoutExpired:
-        return [Problem("oauth2-proxy", "didn't finish testing its configuration within 30 s", "is an issuer out of reach?")]
+        return [
+            Problem(
+                "oauth2-proxy",
+                "didn't finish testing its configuration within 30 s",
+                "is an issuer out of reach?",
+            )
+        ]
     if output is None:
         return []
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         output = output.replace(secret, "[REDACTED]")
     lines = [re.sub(r"^\[[^]]*\] (\[[^]]*\] )?", "", line).strip() for line in output.splitlines()]
     said = "; ".join(line for line in lines if line and line != "invalid configuration:")
-    return [Problem("oauth2-proxy", f"refuses its configuration: {said}", "correct the OAUTH2_PROXY_* variable or the file")]
+    return [
+        Problem(
+            "oauth2-proxy",
+            f"refuses its configuration: {said}",
+            "correct the OAUTH2_PROXY_* variable or the file",
+        )
+    ]
 
 
 def listen_address(environment: Mapping[str, str], port: int) -> str:

@@ -151,9 +151,7 @@ def serve(settings: Settings, run_directory: Path, ready: int) -> int:
     schema.ensure(settings.backend_store_uri, settings.startup_timeout * DATABASE_SHARE, say)
     from gatehouse import application
 
-    app = application.build(
-        (run_directory / PROOF_NAME).read_bytes(), os.environ["OAUTH2_PROXY_COOKIE_NAME"]
-    )
+    app = application.build((run_directory / PROOF_NAME).read_bytes(), os.environ["OAUTH2_PROXY_COOKIE_NAME"])
     mlflow_app.open_stores()
     listener = listen(run_directory / SOCKET_NAME)
     if settings.workers > 1:

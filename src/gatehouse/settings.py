@@ -50,7 +50,7 @@ class SettingsError(Exception):
         super().__init__("\n".join(map(str, problems)))
 
 
-class Invalid(ValueError):  # noqa: N818 - reads as a verdict
+class Invalid(ValueError):
     """Raised by a parser: what is wrong with the value, and the fix."""
 
     def __init__(self, what: str, fix: str) -> None:
@@ -140,7 +140,9 @@ def parse_database(value: str) -> str:
 
 def parse_artifacts(value: str) -> str:
     """Return the URL of the artifact store that the server writes to; a plain path becomes ``file://``."""
-    example = f"use one of {', '.join(scheme + '://…' for scheme in ARTIFACT_SCHEMES)}, for example gs://my-bucket/mlflow"
+    example = (
+        f"use one of {', '.join(scheme + '://…' for scheme in ARTIFACT_SCHEMES)}, for example gs://my-bucket/mlflow"
+    )
     if value.startswith("/"):
         return "file://" + value.rstrip("/")
     url = _split(value, example)
@@ -191,7 +193,11 @@ def parse_service_account(value: str) -> str:
         key = json.loads(base64.b64decode("".join(value.split()), validate=True))
     except (binascii.Error, ValueError):
         raise Invalid("isn't the base64 form of a JSON file", fix) from None
-    missing = [name for name in ("type", "client_email", "private_key", "token_uri") if not (isinstance(key, dict) and key.get(name))]
+    missing = [
+        name
+        for name in ("type", "client_email", "private_key", "token_uri")
+        if not (isinstance(key, dict) and key.get(name))
+    ]
     if missing:
         raise Invalid(f"decodes to JSON without {', '.join(missing)}", f"take a service account's key; {fix}")
     return json.dumps(key)
@@ -218,17 +224,39 @@ class Setting:
 
 TABLE: tuple[Setting, ...] = (
     Setting("PORT", parse_number(1, 65535), "the public port", "4180"),
-    Setting("PUBLIC_URL", parse_public_url, "the address that people use; by default the origin of the proxy's redirect URL"),
+    Setting(
+        "PUBLIC_URL",
+        parse_public_url,
+        "the address that people use; by default the origin of the proxy's redirect URL",
+    ),
     Setting("BACKEND_STORE_URI", parse_database, "the database: `postgresql://…` or `sqlite:////…`", secret=True),
-    Setting("ARTIFACTS_DESTINATION", parse_artifacts, "where the server stores artifacts: `gs://…`, `s3://…`, `wasbs://…`, `abfss://…`, `file:///…`"),
-    Setting("DEFAULT_ARTIFACT_ROOT", parse_client_artifacts, "instead of it: the bucket that clients write to themselves"),
+    Setting(
+        "ARTIFACTS_DESTINATION",
+        parse_artifacts,
+        "where the server stores artifacts: `gs://…`, `s3://…`, `wasbs://…`, `abfss://…`, `file:///…`",
+    ),
+    Setting(
+        "DEFAULT_ARTIFACT_ROOT",
+        parse_client_artifacts,
+        "instead of it: the bucket that clients write to themselves",
+    ),
     Setting("OAUTH_PROXY_CONFIG", parse_file, "a complete oauth2-proxy file, used instead of the template"),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
     Setting("APP_ENV", parse_environment_name, "which section of the access policy applies", "development"),
     Setting("WORKERS", parse_number(1, 64), "processes that serve MLflow", "1"),
-    Setting("GOOGLE_ACCOUNT_JSON_BASE64", parse_service_account, "a Google service account's key for the artifact store, base64", secret=True),
+    Setting(
+        "GOOGLE_ACCOUNT_JSON_BASE64",
+        parse_service_account,
+        "a Google service account's key for the artifact store, base64",
+        secret=True,
+    ),
     Setting("STARTUP_TIMEOUT", parse_number(1, 3600), "seconds until MLflow must be ready", "120"),
-    Setting("SHUTDOWN_TIMEOUT", parse_number(1, 3600), "seconds that requests get to finish after TERM; Cloud Run allows 10 in all", "8"),
+    Setting(
+        "SHUTDOWN_TIMEOUT",
+        parse_number(1, 3600),
+        "seconds that requests get to finish after TERM; Cloud Run allows 10 in all",
+        "8",
+    ),
 )
 
 #: Secrets of oauth2-proxy and of MLflow that may come as NAME_FILE too.
@@ -285,7 +313,9 @@ def read_secret_files(environment: Mapping[str, str]) -> tuple[dict[str, str], l
             content = Path(path).read_bytes()
             resolved[name] = re.sub(r"\r?\n\Z", "", content.decode())
         except OSError as error:
-            problems.append(Problem(f"{name}_FILE", f"is {path!r}: {error.strerror}", "mount the file, or correct the path"))
+            problems.append(
+                Problem(f"{name}_FILE", f"is {path!r}: {error.strerror}", "mount the file, or correct the path")
+            )
         except UnicodeDecodeError:
             problems.append(Problem(f"{name}_FILE", f"is {path!r}, which isn't text", "store the secret as UTF-8 text"))
         else:
@@ -297,7 +327,7 @@ def read_secret_files(environment: Mapping[str, str]) -> tuple[dict[str, str], l
                 Problem(
                     name,
                     "has a line break or another control character in it",
-                    "store it without: printf %s \"$SECRET\" instead of echo",
+                    'store it without: printf %s "$SECRET" instead of echo',
                 )
             )
     return resolved, problems
@@ -356,7 +386,11 @@ def load(environment: Mapping[str, str]) -> Settings:
         )
     if environment.get("GOOGLE_ACCOUNT_JSON_BASE64") and environment.get("GOOGLE_APPLICATION_CREDENTIALS"):
         problems.append(
-            Problem("GOOGLE_ACCOUNT_JSON_BASE64", "and GOOGLE_APPLICATION_CREDENTIALS are both set", "unset one of them")
+            Problem(
+                "GOOGLE_ACCOUNT_JSON_BASE64",
+                "and GOOGLE_APPLICATION_CREDENTIALS are both set",
+                "unset one of them",
+            )
         )
     if problems:
         raise SettingsError(problems)

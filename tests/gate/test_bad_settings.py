@@ -22,47 +22,101 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
     "no database": ({"BACKEND_STORE_URI": ""}, ["BACKEND_STORE_URI is not set", "BACKEND_STORE_URI_FILE"]),
     "MySQL": ({"BACKEND_STORE_URI": "mysql://u:topsecret@h/d"}, ["BACKEND_STORE_URI has the scheme 'mysql'"]),
     "a folder as database": ({"BACKEND_STORE_URI": "./mlruns"}, ["BACKEND_STORE_URI has the scheme ''"]),
-    "no database name": ({"BACKEND_STORE_URI": "postgresql://u:topsecret@h/"}, ["BACKEND_STORE_URI names no database"]),
-    "password not encoded": ({"BACKEND_STORE_URI": "postgresql://u:top/secret@h/d"}, ["percent-encode the password"]),
+    "no database name": (
+        {"BACKEND_STORE_URI": "postgresql://u:topsecret@h/"},
+        ["BACKEND_STORE_URI names no database"],
+    ),
+    "password not encoded": (
+        {"BACKEND_STORE_URI": "postgresql://u:top/secret@h/d"},
+        ["percent-encode the password"],
+    ),
     "relative SQLite": ({"BACKEND_STORE_URI": "sqlite:///x.db"}, ["isn't an absolute path", "four slashes"]),
     "socket path too long": (
         {"BACKEND_STORE_URI": "postgresql://u:topsecret@/d?host=/cloudsql/" + "p" * 90},
         ["leads to a socket path of 114 bytes; the system allows 107"],
     ),
-    "no artifact store": ({"ARTIFACTS_DESTINATION": ""}, ["ARTIFACTS_DESTINATION is not set, and neither is DEFAULT_ARTIFACT_ROOT"]),
-    "both artifact stores": ({"DEFAULT_ARTIFACT_ROOT": "gs://b"}, ["ARTIFACTS_DESTINATION and DEFAULT_ARTIFACT_ROOT are both set"]),
+    "no artifact store": (
+        {"ARTIFACTS_DESTINATION": ""},
+        ["ARTIFACTS_DESTINATION is not set, and neither is DEFAULT_ARTIFACT_ROOT"],
+    ),
+    "both artifact stores": (
+        {"DEFAULT_ARTIFACT_ROOT": "gs://b"},
+        ["ARTIFACTS_DESTINATION and DEFAULT_ARTIFACT_ROOT are both set"],
+    ),
     "unknown store": ({"ARTIFACTS_DESTINATION": "ftp://h/x"}, ["ARTIFACTS_DESTINATION has the scheme 'ftp'"]),
-    "clients' folder": ({"ARTIFACTS_DESTINATION": "", "DEFAULT_ARTIFACT_ROOT": "/x"}, ["clients would write to a folder of their own"]),
+    "clients' folder": (
+        {"ARTIFACTS_DESTINATION": "", "DEFAULT_ARTIFACT_ROOT": "/x"},
+        ["clients would write to a folder of their own"],
+    ),
     "PORT": ({"PORT": "80a"}, ["PORT is '80a', which isn't a whole number from 1 to 65535"]),
     "WORKERS": ({"WORKERS": "0"}, ["WORKERS is '0'"]),
     "http in public": ({"PUBLIC_URL": "http://mlflow.example.com"}, ["would cross the network in clear"]),
-    "URL with a path": ({"PUBLIC_URL": "https://example.com/mlflow"}, ["it may have a scheme, a host and a port only"]),
+    "URL with a path": (
+        {"PUBLIC_URL": "https://example.com/mlflow"},
+        ["it may have a scheme, a host and a port only"],
+    ),
     "two addresses": (
-        {"PUBLIC_URL": "https://a.example.com", "OAUTH2_PROXY_REDIRECT_URL": "https://b.example.com/oauth2/callback"},
+        {
+            "PUBLIC_URL": "https://a.example.com",
+            "OAUTH2_PROXY_REDIRECT_URL": "https://b.example.com/oauth2/callback",
+        },
         ["PUBLIC_URL is https://a.example.com, but the proxy's redirect URL is on https://b.example.com"],
     ),
-    "short cookie secret": ({"OAUTH2_PROXY_COOKIE_SECRET": "x" * 45}, ["OAUTH2_PROXY_COOKIE_SECRET is 45 bytes; it must be 16, 24 or 32"]),
+    "short cookie secret": (
+        {"OAUTH2_PROXY_COOKIE_SECRET": "x" * 45},
+        ["OAUTH2_PROXY_COOKIE_SECRET is 45 bytes; it must be 16, 24 or 32"],
+    ),
     "no cookie secret": ({"OAUTH2_PROXY_COOKIE_SECRET": ""}, ["OAUTH2_PROXY_COOKIE_SECRET is not set"]),
-    "newline in a secret": ({"OAUTH2_PROXY_CLIENT_SECRET": "topsecret\n"}, ["OAUTH2_PROXY_CLIENT_SECRET has a line break"]),
+    "newline in a secret": (
+        {"OAUTH2_PROXY_CLIENT_SECRET": "topsecret\n"},
+        ["OAUTH2_PROXY_CLIENT_SECRET has a line break"],
+    ),
     "nobody may come in": ({"OAUTH2_PROXY_EMAIL_DOMAINS": ""}, ["nobody could come in"]),
-    "everybody may come in": ({"OAUTH2_PROXY_EMAIL_DOMAINS": "gmail.com"}, ["a domain in which anybody can get an address"]),
-    "every project's accounts": ({"OAUTH2_PROXY_EMAIL_DOMAINS": ".iam.gserviceaccount.com"}, ["anybody can get an address"]),
+    "everybody may come in": (
+        {"OAUTH2_PROXY_EMAIL_DOMAINS": "gmail.com"},
+        ["a domain in which anybody can get an address"],
+    ),
+    "every project's accounts": (
+        {"OAUTH2_PROXY_EMAIL_DOMAINS": ".iam.gserviceaccount.com"},
+        ["anybody can get an address"],
+    ),
     "all of Google": (
         {"OAUTH2_PROXY_PROVIDER": "google", "OAUTH2_PROXY_EMAIL_DOMAINS": "*"},
         ["OAUTH2_PROXY_EMAIL_DOMAINS is '*', and google gives an account to anybody"],
     ),
-    "unknown provider": ({"OAUTH2_PROXY_PROVIDER": "okta"}, ["use one of google, oidc, keycloak-oidc, entra-id, github"]),
-    "no issuer": ({"OAUTH2_PROXY_OIDC_ISSUER_URL": ""}, ["OAUTH2_PROXY_OIDC_ISSUER_URL is not set; provider oidc needs it"]),
-    "misspelt": ({"OAUTH2_PROXY_EMAIL_DOMAIN": "example.com"}, ["OAUTH2_PROXY_EMAIL_DOMAIN is no setting", "OAUTH2_PROXY_EMAIL_DOMAINS?"]),
-    "oauth2-proxy refuses": ({"OAUTH2_PROXY_COOKIE_EXPIRE": "twelve"}, ["oauth2-proxy refuses its configuration", "invalid duration"]),
+    "unknown provider": (
+        {"OAUTH2_PROXY_PROVIDER": "okta"},
+        ["use one of google, oidc, keycloak-oidc, entra-id, github"],
+    ),
+    "no issuer": (
+        {"OAUTH2_PROXY_OIDC_ISSUER_URL": ""},
+        ["OAUTH2_PROXY_OIDC_ISSUER_URL is not set; provider oidc needs it"],
+    ),
+    "misspelt": (
+        {"OAUTH2_PROXY_EMAIL_DOMAIN": "example.com"},
+        ["OAUTH2_PROXY_EMAIL_DOMAIN is no setting", "OAUTH2_PROXY_EMAIL_DOMAINS?"],
+    ),
+    "oauth2-proxy refuses": (
+        {"OAUTH2_PROXY_COOKIE_EXPIRE": "twelve"},
+        ["oauth2-proxy refuses its configuration", "invalid duration"],
+    ),
     "a tie cut": ({"OAUTH2_PROXY_PREFER_EMAIL_TO_USER": "true"}, ["the gate relies on 'false'"]),
-    "an upstream": ({"OAUTH2_PROXY_UPSTREAMS": "http://elsewhere"}, ["OAUTH2_PROXY_UPSTREAMS is set; the gate sets it itself"]),
-    "no such file": ({"OAUTH_PROXY_CONFIG": "/nonexistent.cfg"}, ["OAUTH_PROXY_CONFIG is '/nonexistent.cfg': No such file"]),
+    "an upstream": (
+        {"OAUTH2_PROXY_UPSTREAMS": "http://elsewhere"},
+        ["OAUTH2_PROXY_UPSTREAMS is set; the gate sets it itself"],
+    ),
+    "no such file": (
+        {"OAUTH_PROXY_CONFIG": "/nonexistent.cfg"},
+        ["OAUTH_PROXY_CONFIG is '/nonexistent.cfg': No such file"],
+    ),
     "no such secret": (
         {"OAUTH2_PROXY_CLIENT_SECRET": "", "OAUTH2_PROXY_CLIENT_SECRET_FILE": "/nonexistent"},
         ["OAUTH2_PROXY_CLIENT_SECRET_FILE is '/nonexistent': No such file"],
     ),
-    "not base64": ({"GOOGLE_ACCOUNT_JSON_BASE64": "topsecret!"}, ["GOOGLE_ACCOUNT_JSON_BASE64 isn't the base64 form"]),
+    "not base64": (
+        {"GOOGLE_ACCOUNT_JSON_BASE64": "topsecret!"},
+        ["GOOGLE_ACCOUNT_JSON_BASE64 isn't the base64 form"],
+    ),
     "not a key": (
         {"GOOGLE_ACCOUNT_JSON_BASE64": base64.b64encode(b'{"type": "x"}').decode()},
         ["decodes to JSON without client_email, private_key, token_uri"],
@@ -93,7 +147,16 @@ def test_a_bad_setting_is_named_with_its_fix(make_gate: Callable[..., Gate], cas
 def test_all_problems_are_told_at_once(make_gate: Callable[..., Gate]) -> None:
     everything: dict[str, str] = {}
     expected = []
-    for case in ("MySQL", "unknown store", "PORT", "WORKERS", "short cookie secret", "misspelt", "a tie cut", "no such file"):
+    for case in (
+        "MySQL",
+        "unknown store",
+        "PORT",
+        "WORKERS",
+        "short cookie secret",
+        "misspelt",
+        "a tie cut",
+        "no such file",
+    ):
         changed, words = CASES[case]
         everything |= changed
         expected.append(words[0])
@@ -110,7 +173,10 @@ def test_a_secret_as_value_and_as_file_is_refused(make_gate: Callable[..., Gate]
     assert "OAUTH2_PROXY_CLIENT_SECRET and OAUTH2_PROXY_CLIENT_SECRET_FILE are both set" in gate.log()
 
 
-@pytest.mark.parametrize("secret", ["quote\"'`", "$HOME ${x} $(id)", "back\\slash\\n", "ünïcode €", " spaces ", "a=b&c#d%20", "-x --y"])
+@pytest.mark.parametrize(
+    "secret",
+    ["quote\"'`", "$HOME ${x} $(id)", "back\\slash\\n", "ünïcode €", " spaces ", "a=b&c#d%20", "-x --y"],
+)
 def test_an_odd_but_legal_secret_works(make_gate: Callable[..., Gate], secret: str) -> None:
     gate = make_gate(OAUTH2_PROXY_CLIENT_SECRET=secret, MLFLOW_CRYPTO_KEK_PASSPHRASE=secret).start().wait_ready()
     proxy = Path(f"/proc/{gate.children()['proxy']}/environ").read_bytes().split(b"\0")
@@ -119,7 +185,9 @@ def test_an_odd_but_legal_secret_works(make_gate: Callable[..., Gate], secret: s
     assert f"MLFLOW_CRYPTO_KEK_PASSPHRASE={secret}".encode() in server
 
 
-def test_a_database_password_with_every_odd_character_works(make_gate: Callable[..., Gate], tmp_path: Path, database: str) -> None:
+def test_a_database_password_with_every_odd_character_works(
+    make_gate: Callable[..., Gate], tmp_path: Path, database: str
+) -> None:
     # PostgreSQL's "trust" takes any password: what is tested is the way that it goes.
     (tmp_path / "uri").write_text(database.replace("unused", "%24%27%22%5C%2F%40%3A%23%25") + "\r\n")
     make_gate(BACKEND_STORE_URI="", BACKEND_STORE_URI_FILE=str(tmp_path / "uri")).start().wait_ready()
@@ -142,7 +210,9 @@ def test_a_folder_that_cannot_be_written_to_is_named(make_gate: Callable[..., Ga
 def test_a_full_disk_is_named(make_gate: Callable[..., Gate], tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)], capture_output=True, check=False
+    )
     if mounted.returncode != 0:
         missing("the right to mount a small file system", "run as root")
     try:
@@ -160,13 +230,23 @@ def test_a_full_disk_is_named(make_gate: Callable[..., Gate], tmp_path: Path) ->
     [
         {"OAUTH2_PROXY_PROVIDER": ""},
         {"OAUTH2_PROXY_PROVIDER": "google"},
-        {"OAUTH2_PROXY_PROVIDER": "keycloak-oidc", "OAUTH2_PROXY_OIDC_ISSUER_URL": "https://keycloak.example.com/realms/r"},
-        {"OAUTH2_PROXY_PROVIDER": "entra-id", "OAUTH2_PROXY_OIDC_ISSUER_URL": "https://login.microsoftonline.com/tenant/v2.0"},
-        {"OAUTH2_PROXY_PROVIDER": "github", "OAUTH2_PROXY_EMAIL_DOMAINS": "*", "OAUTH2_PROXY_GITHUB_ORG": "example"},
+        {
+            "OAUTH2_PROXY_PROVIDER": "keycloak-oidc",
+            "OAUTH2_PROXY_OIDC_ISSUER_URL": "https://keycloak.example.com/realms/r",
+        },
+        {
+            "OAUTH2_PROXY_PROVIDER": "entra-id",
+            "OAUTH2_PROXY_OIDC_ISSUER_URL": "https://login.microsoftonline.com/tenant/v2.0",
+        },
+        {
+            "OAUTH2_PROXY_PROVIDER": "github",
+            "OAUTH2_PROXY_EMAIL_DOMAINS": "*",
+            "OAUTH2_PROXY_GITHUB_ORG": "example",
+        },
     ],
     ids=lambda settings: settings["OAUTH2_PROXY_PROVIDER"] or "default",
 )
-def test_the_settings_of_each_provider_are_accepted(provider: object, tmp_path: Path, settings: dict[str, str]) -> None:
+def test_the_settings_of_each_provider_are_accepted(tmp_path: Path, settings: dict[str, str]) -> None:
     from gatehouse.prepare import prepare
     from local.proxy_binary import ROOT, find_or_build
 

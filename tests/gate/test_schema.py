@@ -67,7 +67,16 @@ def experiments(gate: Gate) -> set[str]:
 
 def dump(postgres: Postgres, uri: str) -> str:
     """Return the whole database as SQL, without the dump's own random markers."""
-    text = postgres._run("pg_dump", "-h", str(postgres.folder), "-p", str(postgres.port), "-U", "gatehouse", uri.rpartition("/")[2])
+    text = postgres._run(
+        "pg_dump",
+        "-h",
+        str(postgres.folder),
+        "-p",
+        str(postgres.port),
+        "-U",
+        "gatehouse",
+        uri.rpartition("/")[2],
+    )
     return "\n".join(line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
 
 
@@ -79,7 +88,9 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return parse_database(request.getfixturevalue("database"))
 
 
-def test_four_gates_at_once_on_an_empty_database_all_become_ready(make_gate: Callable[..., Gate], database: str) -> None:
+def test_four_gates_at_once_on_an_empty_database_all_become_ready(
+    make_gate: Callable[..., Gate], database: str
+) -> None:
     gates = [make_gate(BACKEND_STORE_URI=database).start() for _ in range(4)]
     for gate in gates:
         gate.wait_ready()
@@ -87,7 +98,9 @@ def test_four_gates_at_once_on_an_empty_database_all_become_ready(make_gate: Cal
     assert revision(parse_database(database)) == schema.migrations().get_current_head()
 
 
-def test_a_start_killed_while_it_makes_the_schema_leaves_nothing(make_gate: Callable[..., Gate], postgres: Postgres, database: str) -> None:
+def test_a_start_killed_while_it_makes_the_schema_leaves_nothing(
+    make_gate: Callable[..., Gate], postgres: Postgres, database: str
+) -> None:
     gate = make_gate(BACKEND_STORE_URI=database).start()
     name = database.rpartition("/")[2]
     wait_for(lambda: postgres.sql("SELECT 1 FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = '" + name + "'"),
@@ -95,12 +108,18 @@ def test_a_start_killed_while_it_makes_the_schema_leaves_nothing(make_gate: Call
     server = gate.children()["server"]
     os.kill(server, signal.SIGKILL)
     assert gate.wait_end(10) == Exit.SERVER_ENDED
-    wait_for(lambda: postgres.sql(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'") == "0", "the connection's end", 10)
+    wait_for(
+        lambda: postgres.sql(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'") == "0",
+        "the connection's end",
+        10,
+    )
     assert postgres.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", name) == "0"
     assert experiments(make_gate(BACKEND_STORE_URI=database).start().wait_ready()) == {"Default"}
 
 
-def test_tables_of_another_program_may_share_the_database(make_gate: Callable[..., Gate], postgres: Postgres, database: str) -> None:
+def test_tables_of_another_program_may_share_the_database(
+    make_gate: Callable[..., Gate], postgres: Postgres, database: str
+) -> None:
     name = database.rpartition("/")[2]
     postgres.sql("CREATE TABLE of_another_program (id int); INSERT INTO of_another_program VALUES (42)", name)
     make_gate(BACKEND_STORE_URI=database).start().wait_ready()

@@ -32,7 +32,11 @@ print(json.dumps(sorted(routes)))
 @pytest.fixture(scope="module")
 def mlflow_routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     """Every method and path that the installed MLflow registers, with 1 for each parameter."""
-    environment = {"_MLFLOW_SERVER_FILE_STORE": "sqlite:////nonexistent.db", "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true", "PATH": "/bin"}
+    environment = {
+        "_MLFLOW_SERVER_FILE_STORE": "sqlite:////nonexistent.db",
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "PATH": "/bin",
+    }
     done = subprocess.run(
         [sys.executable, "-c", ROUTES_SCRIPT], capture_output=True, text=True, check=True,
         env=environment, cwd=tmp_path_factory.mktemp("routes"),
@@ -42,7 +46,9 @@ def mlflow_routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, s
 
 def curl(*arguments: str) -> str:
     """Run curl; return what it prints."""
-    return subprocess.run(["curl", "-sS", "--max-time", "20", *arguments], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["curl", "-sS", "--max-time", "20", *arguments], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_curl_with_a_token_gets_json(gate: Gate) -> None:
@@ -71,14 +77,29 @@ def test_the_sdk_runs_the_example(gate: Gate, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr + gate.log()
     assert "predicted through the gate" in done.stdout
     with gate.session() as session:
-        model = session.get(f"{gate.url}/api/2.0/mlflow/registered-models/alias?name=digits&alias=champion", timeout=20).json()
+        model = session.get(
+            f"{gate.url}/api/2.0/mlflow/registered-models/alias?name=digits&alias=champion", timeout=20
+        ).json()
     assert model["model_version"]["name"] == "digits"
 
 
 def test_the_sdk_without_a_token_fails_loudly(gate: Gate, tmp_path: Path) -> None:
     script = "import mlflow; mlflow.set_experiment('never')"
-    environment = {"PATH": "/bin", "HOME": str(tmp_path), "MLFLOW_TRACKING_URI": gate.url, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    environment = {
+        "PATH": "/bin",
+        "HOME": str(tmp_path),
+        "MLFLOW_TRACKING_URI": gate.url,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode != 0
     # oauth2-proxy's 401 has an empty object for a body, and this is what the SDK makes of it: the README explains it.
     message = "INTERNAL_ERROR: Response: {}"
@@ -94,7 +115,9 @@ def test_a_browser_is_sent_to_the_provider_from_the_page_of_the_ui(gate: Gate) -
         assert "code_challenge_method=S256" in answer.headers["location"]
 
 
-def test_without_a_token_every_route_of_mlflow_answers_401_json(gate: Gate, mlflow_routes: list[tuple[str, str]]) -> None:
+def test_without_a_token_every_route_of_mlflow_answers_401_json(
+    gate: Gate, mlflow_routes: list[tuple[str, str]]
+) -> None:
     assert len(mlflow_routes) > 250
     wrong = []
     with requests.Session() as session:
@@ -109,7 +132,20 @@ def test_without_a_token_every_route_of_mlflow_answers_401_json(gate: Gate, mlfl
 
 
 @pytest.mark.parametrize(
-    "path", ["//", "/./", "/%2e/", "//api/2.0/mlflow/experiments/search", "/API/2.0/", "/index.html", "/;x", "/static-files/../", "/oauth2x", "/%00", "/a\\b"]
+    "path",
+    [
+        "//",
+        "/./",
+        "/%2e/",
+        "//api/2.0/mlflow/experiments/search",
+        "/API/2.0/",
+        "/index.html",
+        "/;x",
+        "/static-files/../",
+        "/oauth2x",
+        "/%00",
+        "/a\\b",
+    ],
 )
 def test_odd_spellings_of_paths_never_get_past_the_gate(gate: Gate, path: str) -> None:
     request = requests.Request("GET", gate.url).prepare()
@@ -136,23 +172,35 @@ def test_the_assistant_is_closed_even_to_people_who_are_signed_in(gate: Gate) ->
 @pytest.mark.parametrize("headers", [{"Host": "evil.example.com"}, {"Origin": "https://evil.example.com"}])
 def test_another_host_or_origin_is_refused(gate: Gate, headers: dict[str, str]) -> None:
     with gate.session() as session:
-        answer = session.post(f"{gate.url}/api/2.0/mlflow/experiments/create", json={"name": "evil"}, headers=headers, timeout=10)
+        answer = session.post(
+            f"{gate.url}/api/2.0/mlflow/experiments/create",
+            json={"name": "evil"},
+            headers=headers,
+            timeout=10,
+        )
     assert answer.status_code == 403
 
 
 def test_the_gates_own_origin_may_write(gate: Gate) -> None:
     with gate.session() as session:
         answer = session.post(
-            f"{gate.url}/ajax-api/2.0/mlflow/experiments/create", json={"name": "from-the-ui"}, headers={"Origin": gate.url}, timeout=10
+            f"{gate.url}/ajax-api/2.0/mlflow/experiments/create",
+            json={"name": "from-the-ui"},
+            headers={"Origin": gate.url},
+            timeout=10,
         )
     assert answer.status_code == 200, answer.text
 
 
 def test_traces_graphql_and_the_registry_answer_too(gate: Gate) -> None:
     with gate.session() as session:
-        graphql = session.post(f"{gate.url}/graphql", json={"query": "{ test(inputString: \"x\") { output } }"}, timeout=10)
+        graphql = session.post(
+            f"{gate.url}/graphql", json={"query": '{ test(inputString: "x") { output } }'}, timeout=10
+        )
         registry = session.get(f"{gate.url}/api/2.0/mlflow/registered-models/search", timeout=10)
-        otlp = session.post(f"{gate.url}/v1/traces", data=b"", headers={"Content-Type": "application/x-protobuf"}, timeout=10)
+        otlp = session.post(
+            f"{gate.url}/v1/traces", data=b"", headers={"Content-Type": "application/x-protobuf"}, timeout=10
+        )
         jobs = session.get(f"{gate.url}/ajax-api/3.0/jobs/1", timeout=10)
     assert graphql.json()["data"]["test"]["output"], graphql.text
     assert registry.status_code == 200, registry.text

@@ -82,7 +82,9 @@ BAD_TOKENS: dict[str, Callable[[Gate], str]] = {
 def test_a_bad_token_is_refused(gate: Gate, kind: str) -> None:
     token = BAD_TOKENS[kind](gate)
     for path in (SEARCH, "/version", "/graphql"):
-        answer = requests.get(gate.url + path, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False, timeout=10)
+        answer = requests.get(
+            gate.url + path, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False, timeout=10
+        )
         assert answer.status_code in {401, 403}, f"{kind}: {answer.status_code} {answer.text}"
         assert set(answer.json()) <= {"error_code", "message"}
 
