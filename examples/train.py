@@ -5,6 +5,8 @@ Needs MLFLOW_TRACKING_URI and MLFLOW_TRACKING_TOKEN; no credential of any databa
 
 from __future__ import annotations
 
+import argparse
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -27,16 +29,19 @@ EPOCHS = 15
 
 def main() -> None:
     """Train, log, register, load back and predict."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--alpha", type=float, default=0.001, help="strength of the regularisation (0.001)")
+    alpha = options.parse_args().alpha
     features, labels = load_digits(return_X_y=True)
     train_x, test_x, train_y, test_y = train_test_split(
         features, labels, test_size=0.25, random_state=0, stratify=labels
     )
     scaler = StandardScaler().fit(train_x)
-    parameters = {"loss": "log_loss", "alpha": 0.001, "random_state": 0}
+    parameters = {"loss": "log_loss", "alpha": alpha, "random_state": 0}
     classifier = SGDClassifier(**parameters)
 
     mlflow.set_experiment(EXPERIMENT)
-    with mlflow.start_run(run_name="sgd") as run:
+    with mlflow.start_run(run_name=f"sgd, alpha {alpha:g}") as run:
         mlflow.log_params({**parameters, "epochs": EPOCHS})
         for epoch in range(EPOCHS):
             classifier.partial_fit(scaler.transform(train_x), train_y, classes=np.unique(labels))

@@ -44,7 +44,9 @@ def trained(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def failed_requests(browser: Browser) -> list[str]:
     """Return the requests to the gate that the browser's console reports as failed."""
-    return [message for message in browser.console() if message.startswith(browser.gate.url) and "Failed to load" in message]
+    return [
+        message for message in browser.console() if message.startswith(browser.gate.url) and "Failed to load" in message
+    ]
 
 
 @pytest.mark.usefixtures("trained")
