@@ -127,12 +127,11 @@ def check_port(address: str) -> list[Problem]:
     return []
 
 
-def server_environment(environment: Mapping[str, str], public_url: str) -> dict[str, str]:
+def server_environment(environment: Mapping[str, str], public_url: str, cookie_name: str) -> dict[str, str]:
     """Return the environment of MLflow's side: everything but the proxy's secrets."""
     secret = re.compile(r"OAUTH2_PROXY_.*(SECRET|PASSWORD|TOKEN|KEY|URLS?)(_FILE)?")
     kept = {name: value for name, value in environment.items() if not secret.fullmatch(name)}
-    cookie = environment.get("OAUTH2_PROXY_COOKIE_NAME") or proxy_config.cookie_name(public_url)
-    return {**kept, "PUBLIC_URL": public_url, "OAUTH2_PROXY_COOKIE_NAME": cookie}
+    return {**kept, "PUBLIC_URL": public_url, "OAUTH2_PROXY_COOKIE_NAME": cookie_name}
 
 
 def prepare(environment: Mapping[str, str], template: Path, run_directory: Path) -> None:
@@ -186,9 +185,10 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     if problems:
         raise SettingsError(problems)
 
+    cookie = proxy_config.effective_cookie_name(resolved, own_path is not None, own_file, public_url)
     write_private(run_directory / PROOF_NAME, proof.encode())
     write_private(run_directory / "proxy.env", environment_block(proxy_environment))
-    write_private(run_directory / "server.env", environment_block(server_environment(resolved, public_url)))
+    write_private(run_directory / "server.env", environment_block(server_environment(resolved, public_url, cookie)))
 
 
 def exit_code(problems: list[Problem]) -> Exit:

@@ -87,6 +87,17 @@ def cookie_name(public_url: str) -> str:
     return "__Host-gatehouse" if public_url.startswith("https:") else "_gatehouse"
 
 
+def effective_cookie_name(
+    environment: Mapping[str, str], own_file_used: bool, own_file: Mapping[str, object], public_url: str
+) -> str:
+    """Return the name that the session cookie really has: MLflow's side must never see that cookie."""
+    if name := environment.get(f"{PREFIX}COOKIE_NAME"):
+        return name
+    if own_file_used:
+        return str(own_file.get("cookie_name") or "_oauth2_proxy")  # oauth2-proxy's own default
+    return cookie_name(public_url)
+
+
 def select_sections(template: str, chosen: str) -> str:
     """Keep the lines outside sections and those of the section ``chosen``."""
     kept, section = [], None

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatehouse import mlflow_app, schema
+from gatehouse import jobs, mlflow_app, schema
 from gatehouse.exit_codes import Exit
 from gatehouse.prepare import PROOF_NAME, SOCKET_NAME, write_private
 from gatehouse.schema import SchemaError
@@ -148,11 +148,14 @@ def serve(settings: Settings, run_directory: Path, ready: int) -> int:
     """
     google_credentials(settings, run_directory)
     mlflow_app.configure(settings)
+    jobs_on = jobs.configure(run_directory)
     schema.ensure(settings.backend_store_uri, settings.startup_timeout * DATABASE_SHARE, say)
     from gatehouse import application
 
     app = application.build((run_directory / PROOF_NAME).read_bytes(), os.environ["OAUTH2_PROXY_COOKIE_NAME"])
     mlflow_app.open_stores()
+    if jobs_on:
+        jobs.start_runner(settings)
     listener = listen(run_directory / SOCKET_NAME)
     if settings.workers > 1:
         mlflow_app.close_connections()

@@ -146,6 +146,16 @@ def test_a_request_that_never_ends_is_cut_off_at_the_limit(make_gate: Callable[.
     wait_for(lambda: not alive(everything), "the end of every process", 5, gate.log)
 
 
+def test_term_while_it_starts_ends_it_at_once(make_gate: Callable[..., Gate]) -> None:
+    gate = make_gate().start()
+    wait_for(lambda: gate.children().get("server"), "the server's process", 20, gate.log)
+    everything = processes_of(gate)
+    assert gate.process is not None
+    gate.process.terminate()
+    assert gate.wait_end(15) == Exit.OK
+    wait_for(lambda: not alive(everything), "the end of every process", 5, gate.log)
+
+
 def test_a_hang_before_readiness_ends_at_the_limit(make_gate: Callable[..., Gate], postgres: Postgres) -> None:
     name = f"hang{free_port()}"
     uri = postgres.create(name)
