@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gatehouse import mlflow_app
 from gatehouse.assistant import AssistantClosed
+from gatehouse.dispatch import Dispatcher
 from gatehouse.identity import IdentityLayer
 
 if TYPE_CHECKING:
@@ -20,6 +21,6 @@ def build(proof: bytes, cookie_name: str) -> ASGIApp:
 
     ``proof`` is what the proxy shows with each request; ``cookie_name`` is its session cookie, which MLflow never sees.
     """
-    app = mlflow_app.load()
+    app: ASGIApp = Dispatcher(mlflow_app.load(), mlflow_app.load_flask())
     app = AssistantClosed(app)
     return IdentityLayer(app, proof, (cookie_name,))

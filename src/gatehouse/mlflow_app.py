@@ -10,13 +10,10 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from gatehouse.settings import Settings
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -55,14 +52,21 @@ def configure(settings: Settings) -> None:
     os.environ.update(environment(settings))
 
 
-def load() -> ASGIApp:
+def load() -> Any:
     """Import MLflow's application: the slow part of a start."""
     with warnings.catch_warnings():
         # MLflow's choice of libraries is nothing that whoever reads this log can change.
         warnings.simplefilter("ignore")
         from mlflow.server.fastapi_app import app
 
-    return app  # type: ignore[no-any-return]
+    return app
+
+
+def load_flask() -> Any:
+    """Return the Flask application that MLflow's application serves most routes with."""
+    from mlflow.server import app
+
+    return app
 
 
 def open_stores() -> None:

@@ -1,0 +1,189 @@
+"""The short way to MLflow's Flask routes: one thread hop, and nothing that would answer the same without it.
+
+MLflow serves most routes by its Flask application, mounted below its FastAPI application. On that way a request passes
+seven layers and three thread hops that do nothing for it: about half of its CPU time. This dispatcher calls the Flask
+application directly when every one of these layers would leave the request alone, and hands everything else
+to the FastAPI application, unchanged:
+
+* host: MLflow's host check lets it pass (HostValidationMiddleware);
+* CORS: it has no ``Origin`` header and isn't an OPTIONS request (CORSMiddleware, CORSBlockingMiddleware);
+* workspace: it has no workspace header and workspaces are off (workspace_context_middleware);
+* the path is none of FastAPI's own routes (traces, jobs, gateway, artifacts, MCP, server-info).
+
+tests/gate/test_dispatch.py compares the answers of both ways, byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+#: Handlers at once. More cost throughput, for they wait for the interpreter's lock; fewer let one slow query hold up all.
+QUICK_THREADS = 4
+#: Handlers at once that move bytes or wait for other servers. They never hold up the quick ones.
+SLOW_THREADS = 16
+#: Flask's routes that move artifacts or call other servers (mlflow/server/__init__.py).
+SLOW_PATHS = ("artifact", "gateway-proxy", "promptlab", "invoke", "demo")
+
+WORKSPACE_HEADER = b"x-mlflow-workspace"
+
+
+class Dispatcher:
+    """ASGI application: MLflow's, with the short way to its Flask routes.
+
+    ``fastapi_app`` is ``mlflow.server.fastapi_app.app`` and ``flask_app`` is ``mlflow.server.app``.
+    """
+
+    def __init__(self, fastapi_app: Any, flask_app: Any) -> None:
+        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES, MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE
+        from mlflow.server.fastapi_security import get_allowed_hosts
+        from mlflow.server.security_utils import is_allowed_host_header
+
+        self.fastapi_app: ASGIApp = fastapi_app
+        self.flask_app = flask_app
+        self._native = native_paths(fastapi_app)
+        allowed: list[str] = get_allowed_hosts()
+        self._host_passes = partial(is_allowed_host_header, allowed)
+        self._hosts: dict[bytes, bool] = {}
+        # Workspaces, and security switched off, change what the layers do: then none is skipped.
+        self._usable = not MLFLOW_ENABLE_WORKSPACES.get() and MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE.get() != "true"
+        self._quick = ThreadPoolExecutor(QUICK_THREADS, "quick")
+        self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._usable and self.is_plain(scope):
+            await self.call_flask(scope, receive, send)
+        else:
+            await self.fastapi_app(scope, receive, send)
+
+    def is_plain(self, scope: Scope) -> bool:
+        """Tell whether all of FastAPI's layers would pass this request on to Flask unchanged."""
+        if scope["method"] == "OPTIONS":
+            return False
+        host = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                if host is not None:
+                    return False
+                host = value
+            elif name in {b"origin", WORKSPACE_HEADER}:
+                return False
+        return host is not None and self.is_allowed(host) and not self._native.match(scope["path"])
+
+    def is_allowed(self, host: bytes) -> bool:
+        """Tell whether MLflow's host check passes this Host header; few are ever seen, and the rest isn't remembered."""
+        known = self._hosts.get(host)
+        if known is None:
+            try:
+                known = self._host_passes(host.decode())
+            except UnicodeDecodeError:
+                known = False
+            if len(self._hosts) < 64:
+                self._hosts[host] = known
+        return known
+
+    async def call_flask(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run Flask's handler in a thread and send what it answers, chunk by chunk if it is a stream."""
+        chunks = []
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            chunks.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        pool = self._slow if any(part in scope["path"] for part in SLOW_PATHS) else self._quick
+        loop = asyncio.get_running_loop()
+        # Flask's handlers see the context of the request, as they do on the long way.
+        context = copy_context()
+        answer = Answer()
+        environ = build_environ(scope, b"".join(chunks))
+        first, rest = await loop.run_in_executor(pool, context.run, answer.run, self.flask_app, environ)
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        try:
+            while rest is not None:
+                await send({"type": "http.response.body", "body": first, "more_body": True})
+                first, rest = await loop.run_in_executor(pool, context.run, answer.next, rest)
+            await send({"type": "http.response.body", "body": first, "more_body": False})
+        finally:
+            answer.close()
+
+
+class Answer:
+    """What a WSGI application answers: status and headers, and its body taken a chunk at a time."""
+
+    def __init__(self) -> None:
+        self.status = 500
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._body: Iterable[bytes] | None = None
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """Take status and headers, as WSGI's callable does (PEP 3333)."""
+        if exc_info is not None:
+            raise exc_info[1].with_traceback(exc_info[2])
+        self.status = int(status.split(" ", 1)[0])
+        # What the layers do to an answer: SecurityHeadersMiddleware puts the headers through a dict (of two with one name,
+        # the last stays; Flask has set the two that it adds), CORSMiddleware says that an Origin could change it.
+        found = {name.strip().lower().encode("ascii"): value.strip().encode("ascii") for name, value in headers}
+        found[b"vary"] = found[b"vary"] + b", Origin" if b"vary" in found else b"Origin"
+        self.headers = list(found.items())
+        return _no_write
+
+    def run(self, app: Any, environ: dict[str, Any]) -> tuple[bytes, Iterator[bytes] | None]:
+        """Call the application; return its first chunk, and the iterator of the others unless that was all."""
+        self._body = app(environ, self.start_response)
+        chunks = iter(self._body)
+        first, rest = self.next(chunks)
+        if rest is None:
+            return first, None
+        second, rest = self.next(chunks)
+        return (first, None) if rest is None and not second else (first, _chain(second, rest))
+
+    def next(self, chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes] | None]:
+        """Return the next chunk and the iterator, or nothing and None at the end."""
+        for chunk in chunks:
+            return chunk, chunks
+        return b"", None
+
+    def close(self) -> None:
+        """Close the body, as PEP 3333 asks for, also when the client has gone."""
+        if self._body is not None and hasattr(self._body, "close"):
+            self._body.close()
+
+
+def _chain(first: bytes, rest: Iterator[bytes] | None) -> Iterator[bytes]:
+    yield first
+    if rest is not None:
+        yield from rest
+
+
+def _no_write(_data: bytes) -> None:
+    raise NotImplementedError("Flask never uses WSGI's write()")
+
+
+def native_paths(fastapi_app: Any) -> re.Pattern[str]:
+    """Return one pattern for the paths of all routes that FastAPI serves itself; Flask never sees those."""
+    *native, mount = fastapi_app.router.routes
+    if getattr(mount, "path", None) != "" or not hasattr(mount, "app"):
+        raise RuntimeError("MLflow's Flask application isn't mounted last: this version of MLflow isn't supported")
+    contexts = [context for router in native for context in router.effective_route_contexts()]
+    patterns = (re.sub(r"\?P<\w+>", "?:", context.path_regex.pattern) for context in contexts)
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+
+
+def build_environ(scope: Scope, body: bytes) -> dict[str, Any]:
+    """Return the WSGI environment that Starlette makes of a request, so that Flask sees the same on both ways."""
+    from starlette.middleware.wsgi import build_environ as starlettes
+
+    environ: dict[str, Any] = starlettes(scope, body)
+    environ["wsgi.errors"] = sys.stderr
+    return environ
