@@ -9,6 +9,7 @@ ARG DEBIAN=debian:trixie-20260918-slim@sha256:a99cfc517144bc59b1978475ec53b46eca
 
 # ── oauth2-proxy, from source ────────────────────────────────────────────────────────────────────────────────────────
 FROM ${DEBIAN} AS proxy
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Debian's Go only fetches this one, which carries the security fixes of Go's own TLS and HTTP.
 ARG GO=go1.26.11
 ENV GOTOOLCHAIN=${GO} CGO_ENABLED=0 GOFLAGS=-mod=readonly GOPATH=/go
@@ -21,7 +22,7 @@ COPY proxy/go.mod proxy/go.sum ./
 RUN module=github.com/oauth2-proxy/oauth2-proxy/v7 \
     && version="$(go list -m -f '{{.Version}}' "$module")" \
     && go build -trimpath -ldflags "-s -w -X $module/pkg/version.VERSION=$version" -o /usr/local/bin/oauth2-proxy "$module" \
-    && oauth2-proxy --version | grep -F " $version " \
+    && test "$(oauth2-proxy --version | cut -d' ' -f2)" = "$version" \
     && rm -rf /go /root/.cache
 
 # ── MLflow and what its server needs ─────────────────────────────────────────────────────────────────────────────────
@@ -38,16 +39,17 @@ RUN python3 -m venv --without-pip /opt/gatehouse \
 # What a server never reads: the packages' own tests, sources of compiled modules, stubs, debug symbols. Libraries that
 # auditwheel has moved (*.libs) keep theirs: strip(1) can break what patchelf has edited.
 # Bytecode is never checked against its source: the root is read-only, and a copied file's time can differ.
-RUN cd /opt/gatehouse/lib/python3*/site-packages \
-    && find . -type d -name tests -prune -exec rm -rf {} + \
+WORKDIR /opt/gatehouse
+RUN find . -type d -name tests -prune -exec rm -rf {} + \
     && find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.[ch]' -o -name '*.hpp' -o -name '*.a' \
         -o -name '*.map' \) -delete \
     && find . -path '*.libs' -prune -o -type f -name '*.so' -exec strip --strip-unneeded {} + \
-    && rm -f /opt/gatehouse/bin/[Aa]ctivate* \
-    && /opt/gatehouse/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash .
+    && rm -f bin/[Aa]ctivate* \
+    && bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash lib
 
 # ── Gatehouse itself, alone in a folder: a new release is a small layer on the same big one ──────────────────────────
 FROM python AS gatehouse
+WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip wheel --no-cache-dir --no-deps --no-index --no-build-isolation --wheel-dir /tmp/wheel . \
@@ -58,13 +60,15 @@ RUN pip wheel --no-cache-dir --no-deps --no-index --no-build-isolation --wheel-d
 FROM ${DEBIAN}
 # The upgrade: what Debian has fixed since the base image's date.
 # /data is for those who keep SQLite or artifacts on a volume; like /tmp, it serves whichever user the container runs as.
+# Nothing in it needs more rights than its caller, so no program gives any.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get upgrade --yes --no-install-recommends \
     && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* /var/lib/dpkg/*-old \
     && useradd --system --no-create-home --uid 10001 --user-group --home-dir /tmp --shell /usr/sbin/nologin gatehouse \
-    && install -d -m 1777 /data
+    && install -d -m 1777 /data \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 COPY --from=proxy /usr/local/bin/oauth2-proxy /usr/local/bin/
 COPY --from=python /opt/gatehouse /opt/gatehouse
 COPY --from=gatehouse /layer/opt/gatehouse /opt/gatehouse

@@ -4,9 +4,9 @@
 #   engine.sh up     start dockerd if none answers; make local stand-ins of the base images that can't be pulled
 #   engine.sh down   stop the dockerd that `up` started (images stay, so that the next `up` takes a second)
 #
-# `up` ends with the `export` lines to evaluate on stdout: eval "$(tests/container/engine.sh up)".
-# On a machine with an engine and a registry it does nothing but say so. Needs root, and docker.io, iptables and
-# debootstrap, only where there is something to do.
+# What it had to make it keeps in .build/engine, where `make image` and the tests look: `base` names the stand-in for the
+# Dockerfile's base image, `docker-compose` is Compose built with Go. On a machine with an engine, a registry and
+# Compose it makes nothing. Needs root, docker.io, iptables and debootstrap only where there is something to do.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -96,7 +96,7 @@ ensure_debian() {
         return
     fi
     has_image "$STAND_IN" || make_debian
-    printf 'export DEBIAN=%s\n' "$STAND_IN"
+    printf '%s\n' "$STAND_IN" >"$STATE/base"
 }
 
 ensure_postgres() {
@@ -108,14 +108,30 @@ ensure_postgres() {
     say "made $POSTGRES from Debian's PostgreSQL"
 }
 
+# Compose, which Debian has in an old major version only, from the pinned Go module.
+ensure_compose() {
+    if docker compose version >/dev/null 2>&1 || [[ -x $STATE/docker-compose ]]; then
+        return
+    fi
+    need go golang
+    (cd tests/container/compose && go build -trimpath -ldflags '-s -w' -o "$OLDPWD/$STATE/docker-compose.new" \
+        github.com/docker/compose/v2/cmd) >"$STATE/compose.log" 2>&1 ||
+        { tail -n 20 "$STATE/compose.log" >&2; die "can't build Compose; the log is above"; }
+    mv "$STATE/docker-compose.new" "$STATE/docker-compose"
+    say "built Compose"
+}
+
 main() {
     mkdir -p "$STATE"
     case ${1:-} in
         up)
             need docker docker.io
             start_engine
+            ensure_compose &
+            local compose=$!
             ensure_debian
             ensure_postgres
+            wait "$compose"
             ;;
         down) stop_engine ;;
         *) die "usage: engine.sh up|down" ;;
