@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,18 @@ from typing import Any
 
 import pytest
 
-from tests.container.parts import GATEHOUSE, PROVIDER, Engine, Site, build, connect, opened, settings, socket_mount, socket_url
+from tests.container.parts import (
+    GATEHOUSE,
+    PROVIDER,
+    Engine,
+    Site,
+    build,
+    connect,
+    opened,
+    settings,
+    socket_mount,
+    socket_url,
+)
 from tests.support import Postgres
 
 
@@ -27,7 +39,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[Any]:
-    """The engine's client, with both images built (once, also if several test processes come at the same time)."""
+    """The engine's client, with both images built: once, also if several test processes come at a time."""
     client = connect()
     with (Path(tempfile.gettempdir()) / "gatehouse-image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -53,15 +65,20 @@ def engine(docker_client: Any) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def site(shared_engine: Engine, postgres: Postgres) -> Site:
-    """A hardened gate with the local sign-in and PostgreSQL behind a socket, shared by the tests of one module."""
-    name = f"site{len(postgres.sql('SELECT datname FROM pg_database').splitlines())}"
+    """A hardened gate with the local sign-in and PostgreSQL behind a socket, shared by one module's tests."""
+    name = f"site-{secrets.token_hex(4)}"
     postgres.create(name)
     environment = {"BACKEND_STORE_URI": socket_url(name), "ARTIFACTS_DESTINATION": "/data/artifacts"}
     mounts = [socket_mount(postgres)]
-    return Site(shared_engine, environment=environment, mounts=mounts, volumes={shared_engine.volume(): {"bind": "/data"}})
+    return Site(
+        shared_engine,
+        environment=environment,
+        mounts=mounts,
+        volumes={shared_engine.volume(): {"bind": "/data"}},
+    )
 
 
 @pytest.fixture
-def plain_settings(postgres: Postgres, database: str) -> dict[str, str]:
-    """Settings of a gate on an empty database of its own; start it with ``mounts=[socket_mount(postgres)]``."""
+def plain_settings(database: str) -> dict[str, str]:
+    """Settings of a gate on an empty database of its own; the container needs ``socket_mount(postgres)``."""
     return settings(BACKEND_STORE_URI=socket_url(database.rpartition("/")[2]))

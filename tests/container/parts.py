@@ -1,4 +1,4 @@
-"""What the tests of the container are made of: the engine, containers of the image, and the local provider in one."""
+"""What the tests of the container are made of: the engine, containers of the image, the provider in one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import secrets
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import docker
 import requests
 from docker.models.containers import Container
 
+from local.provider import email
 from local.proxy_binary import ROOT
 from local.run import CLIENT_ID
 from local.token import identity_token
@@ -67,12 +69,22 @@ def build(tag: str, dockerfile: str) -> None:
     command = ["docker", "build", "--file", dockerfile, "--tag", tag]
     if base := base_image():
         command += ["--build-arg", f"DEBIAN={base}"]
-    done = subprocess.run([*command, "."], cwd=ROOT, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}\nfix, where no image can be pulled: {FIX}"
+    done = subprocess.run(
+        [*command, "."], cwd=ROOT, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False
+    )
+    assert done.returncode == 0, (
+        f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}\n"
+        f"fix, where no image can be pulled: {FIX}"
+    )
+
+
+def inside(script: str) -> str:
+    """Return the text of a script that runs in a container."""
+    return (Path(__file__).parent / "inside" / f"{script}.py").read_text()
 
 
 def settings(**environment: str) -> dict[str, str]:
-    """Return settings with Google as the provider, which need no network at start; an empty value takes one away."""
+    """Return settings with Google as the provider: no network is needed. An empty value takes one away."""
     defaults = {
         "PUBLIC_URL": "https://mlflow.example.com",
         "ARTIFACTS_DESTINATION": "/tmp/artifacts",
@@ -92,9 +104,9 @@ def socket_mount(postgres: Postgres) -> docker.types.Mount:
     return docker.types.Mount(CLOUD_SQL, str(postgres.folder), type="bind", read_only=True)
 
 
-def socket_url(database: str, user: str = "gatehouse", password: str = "unused") -> str:
-    """Return the URL of a database behind that socket."""
-    return f"postgresql+psycopg2://{user}:{password}@/{database}?host={CLOUD_SQL}"
+def socket_url(database: str, user: str = "gatehouse:unused") -> str:
+    """Return the URL of a database behind that socket; ``user`` is a name and a password, quoted."""
+    return f"postgresql+psycopg2://{user}@/{database}?host={CLOUD_SQL}"
 
 
 @dataclass
@@ -110,7 +122,7 @@ class Box:
         return dict(self.container.attrs["State"])
 
     def log(self) -> str:
-        return str(self.container.logs().decode(errors="replace"))
+        return bytes(self.container.logs()).decode(errors="replace")
 
     def wait_ready(self, limit_s: float = START_LIMIT_S) -> Box:
         """Wait until the public port answers; fail with the log if the container ends instead."""
@@ -132,19 +144,16 @@ class Box:
 
     def run(self, *command: str, user: str = "") -> str:
         """Run a command in the running container; return what it prints."""
-        code, output = self.container.exec_run(list(command), user=user)
-        assert code == 0, f"{command}: {code}\n{output.decode(errors='replace')}"
-        return str(output.decode())
+        done = self.container.exec_run(list(command), user=user)
+        output = b"".join([done.output] if isinstance(done.output, bytes) else done.output).decode(
+            errors="replace"
+        )
+        assert done.exit_code == 0, f"{command}: {done.exit_code}\n{output}"
+        return output
 
     def process(self, name: str) -> int:
-        """Return the process id, as the container counts, of the first process whose command line has ``name``."""
-        script = (
-            "import pathlib,sys\n"
-            "for p in sorted(pathlib.Path('/proc').glob('[0-9]*'), key=lambda p: int(p.name)):\n"
-            "    words = (p/'cmdline').read_bytes().replace(bytes(1), b' ').decode()\n"
-            "    if sys.argv[1] in words and '-c import' not in words: print(p.name); break"
-        )
-        return int(self.run("python3", "-c", script, name))
+        """Return the process id, as the container counts, of the first process that ``name`` is part of."""
+        return int(self.run("python3", "-c", inside("process"), name))
 
     def listening(self) -> set[tuple[str, int]]:
         """Return the address and port of every TCP socket that listens in the container's network."""
@@ -164,7 +173,9 @@ class Engine:
     boxes: list[Box] = field(default_factory=list)
     volumes: list[Any] = field(default_factory=list)
 
-    def start(self, *command: str, environment: dict[str, str], image: str = GATEHOUSE, **options: Any) -> Box:
+    def start(
+        self, *command: str, environment: dict[str, str], image: str = GATEHOUSE, **options: Any
+    ) -> Box:
         """Start a container, by default with $PORT published on a free port of loopback."""
         environment = {"PORT": str(PORT), **environment}
         if "network_mode" not in options:
@@ -242,7 +253,7 @@ class Site:
 
     def token(self, person: str = "alice") -> str:
         """Return an identity token of a person for this gate."""
-        return identity_token(self.issuer, CLIENT_ID, person)
+        return identity_token(self.issuer, CLIENT_ID, email(person))
 
     def session(self, person: str = "alice") -> requests.Session:
         """Return an HTTP session that sends a person's token."""

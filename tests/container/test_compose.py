@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from local.provider import email
 from local.proxy_binary import ROOT
 from local.run import CLIENT_ID
 from local.token import identity_token
@@ -45,7 +46,15 @@ class Composed:
             # Where the base image can't be pulled there is the engine's own builder only.
             environment |= {"DEBIAN": base, "DOCKER_BUILDKIT": "0"}
         command = [*self.command, "--project-name", PROJECT, *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=UP_LIMIT_S, check=False)
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=UP_LIMIT_S,
+            check=False,
+        )
 
 
 def compose_command() -> list[str]:
@@ -63,7 +72,9 @@ def composed(docker_client: Any) -> Iterator[Composed]:  # noqa: ARG001
     project = Composed(free_port(), free_port(), compose_command())
     try:
         done = project.run("up", "--build", "--detach", "--wait", "--wait-timeout", "180")
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:] + project.run("logs").stdout[-8000:]
+        assert done.returncode == 0, (
+            done.stdout[-2000:] + done.stderr[-4000:] + project.run("logs").stdout[-8000:]
+        )
         yield project
     finally:
         project.run("down", "--volumes", "--timeout", "10")
@@ -82,26 +93,40 @@ def test_each_of_the_three_signs_in_with_one_click(composed: Composed, person: s
 
 def test_a_token_from_make_token_opens_the_api(composed: Composed) -> None:
     done = subprocess.run(
-        ["make", "--silent", "token", "USER=bob", f"ISSUER={composed.issuer}"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        ["make", "--silent", "token", "USER=bob", f"ISSUER={composed.issuer}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     headers = {"Authorization": f"Bearer {done.stdout.strip()}"}
-    made = requests.post(f"{composed.url}/api/2.0/mlflow/experiments/create", json={"name": "composed"}, headers=headers, timeout=10)
+    made = requests.post(
+        f"{composed.url}/api/2.0/mlflow/experiments/create",
+        json={"name": "composed"},
+        headers=headers,
+        timeout=10,
+    )
     assert made.status_code == 200, made.text
     assert requests.get(f"{composed.url}/version", timeout=10).status_code == 401
 
 
 def test_data_outlives_the_containers(composed: Composed) -> None:
-    headers = {"Authorization": f"Bearer {identity_token(composed.issuer, CLIENT_ID, 'alice')}"}
+    headers = {"Authorization": f"Bearer {identity_token(composed.issuer, CLIENT_ID, email('alice'))}"}
+    create = f"{composed.url}/api/2.0/mlflow/experiments/create"
+    assert requests.post(create, json={"name": "to be kept"}, headers=headers, timeout=10).status_code == 200
     path = f"{composed.url}/api/2.0/mlflow-artifacts/artifacts/kept.txt"
     assert requests.put(path, data=b"kept", headers=headers, timeout=10).status_code == 200
     assert composed.run("down", "--timeout", "10").returncode == 0
     up = composed.run("up", "--detach", "--wait", "--wait-timeout", "180")
     assert up.returncode == 0, up.stderr
-    headers = {"Authorization": f"Bearer {identity_token(composed.issuer, CLIENT_ID, 'alice')}"}
+    headers = {"Authorization": f"Bearer {identity_token(composed.issuer, CLIENT_ID, email('alice'))}"}
     assert requests.get(path, headers=headers, timeout=10).content == b"kept"
-    found = requests.get(f"{composed.url}/api/2.0/mlflow/experiments/search?max_results=9", headers=headers, timeout=10).json()
-    assert "composed" in {one["name"] for one in found["experiments"]}
+    found = requests.get(
+        f"{composed.url}/api/2.0/mlflow/experiments/search?max_results=9", headers=headers, timeout=10
+    ).json()
+    assert "to be kept" in {one["name"] for one in found["experiments"]}
 
 
 def test_only_loopback_and_no_network_for_the_database(composed: Composed) -> None:

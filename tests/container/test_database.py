@@ -1,11 +1,12 @@
 """A database of an older MLflow release: refused as it is, upgraded on purpose, nothing lost.
 
-The older release is a real one, in a virtual environment of its own (requirements/older-mlflow.in), and it writes real data.
+The older release is a real one, in a virtual environment of its own (requirements/older-mlflow.in).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from gatehouse.exit_codes import Exit
 from local.proxy_binary import ROOT
-from tests.container.parts import CLOUD_SQL, HARDENED, Engine, Site, socket_mount, socket_url
+from tests.container.parts import HARDENED, Engine, Site, settings, socket_mount, socket_url
 from tests.support import Postgres
 
 WRITE = """
@@ -31,66 +32,70 @@ print(json.dumps({"version": mlflow.__version__, "run": run.info.run_id}))
 """
 
 
+COLUMNS = (
+    "SELECT table_name, column_name, data_type FROM information_schema.columns "
+    "WHERE table_schema = 'public' ORDER BY 1, 2"
+)
+
+
+def run(*command: str, **environment: str) -> str:
+    """Run a command; return what it prints."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
-def older_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def older_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The Python of a virtual environment with an older MLflow release."""
     folder = tmp_path_factory.mktemp("older")
-    python = folder / "bin" / "python"
-    for command in (
-        [sys.executable, "-m", "venv", "--without-pip", str(folder)],
-        ["uv", "pip", "install", "--quiet", "--python", str(python), "--no-deps", "--require-hashes", "-r", "requirements/older-mlflow.txt"],
-    ):
-        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-        done = subprocess.run(command, cwd=ROOT, env=env_with(path), capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
+    python = str(folder / "bin" / "python")
+    uv = str(Path(sys.executable).parent / "uv")
+    run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+    locked = ("--no-deps", "--require-hashes", "-r", "requirements/older-mlflow.txt")
+    run(uv, "pip", "install", "--quiet", "--python", python, *locked)
     return python
 
 
-def env_with(path: str) -> dict[str, str]:
-    """Return this process's environment with another PATH."""
-    import os
-
-    return {**os.environ, "PATH": path}
-
-
 def test_an_older_schema_is_refused_untouched_and_migrate_keeps_its_data(
-    engine: Engine, postgres: Postgres, database: str, older_python: Path
+    engine: Engine, postgres: Postgres, database: str, older_python: str
 ) -> None:
-    done = subprocess.run(
-        [str(older_python), "-c", WRITE], env={"MLFLOW_TRACKING_URI": database, "GIT_PYTHON_REFRESH": "quiet"},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    written = json.loads(done.stdout.splitlines()[-1])
+    output = run(older_python, "-c", WRITE, MLFLOW_TRACKING_URI=database, GIT_PYTHON_REFRESH="quiet")
+    written = json.loads(output.splitlines()[-1])
     name = database.rpartition("/")[2]
 
     def schema() -> str:
-        columns = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
-        return postgres.sql("SELECT version_num FROM alembic_version", name) + postgres.sql(columns, name)
+        return postgres.sql("SELECT version_num FROM alembic_version", name) + postgres.sql(COLUMNS, name)
 
     before = schema()
-    environment = {"BACKEND_STORE_URI": socket_url(name), "ARTIFACTS_DESTINATION": "/tmp/artifacts"}
-    options = {"mounts": [socket_mount(postgres)], **HARDENED}
+    store = {"BACKEND_STORE_URI": socket_url(name), "ARTIFACTS_DESTINATION": "/tmp/artifacts"}
+    mounts = [socket_mount(postgres)]
 
-    from tests.container.parts import settings
-
-    refused = engine.start(environment=settings(**environment), **options)
+    refused = engine.start(environment=settings(**store), mounts=mounts, **HARDENED)
     assert refused.wait_end() == Exit.SCHEMA_OLDER
-    assert "gatehouse migrate" in refused.log()
+    assert "run: gatehouse migrate" in refused.log()
     assert schema() == before
 
-    migrated = engine.start("gatehouse", "migrate", environment={"BACKEND_STORE_URI": environment["BACKEND_STORE_URI"]}, **options)
+    migrated = engine.start("gatehouse", "migrate", environment=store, mounts=mounts, **HARDENED)
     assert migrated.wait_end() == Exit.OK, migrated.log()
     assert schema() != before
 
-    site = Site(engine, environment=environment, **{"mounts": [socket_mount(postgres)]})
-    run = site.session().get(f"{site.url}/api/2.0/mlflow/runs/get", params={"run_id": written["run"]}, timeout=10).json()["run"]
-    assert run["data"]["params"] == [{"key": "depth", "value": "3"}]
-    assert {"key": "kept", "value": "yes"} in run["data"]["tags"]
-    history = site.session().get(
-        f"{site.url}/api/2.0/mlflow/metrics/get-history", params={"run_id": written["run"], "metric_key": "loss"}, timeout=10
-    )
+    site = Site(engine, environment=store, mounts=mounts)
+    session = site.session()
+    api = f"{site.url}/api/2.0/mlflow"
+    run_id = {"run_id": written["run"]}
+    data = session.get(f"{api}/runs/get", params=run_id, timeout=10).json()["run"]["data"]
+    assert data["params"] == [{"key": "depth", "value": "3"}]
+    assert {"key": "kept", "value": "yes"} in data["tags"]
+    history = session.get(f"{api}/metrics/get-history", params={**run_id, "metric_key": "loss"}, timeout=10)
     assert [point["value"] for point in history.json()["metrics"]] == [1.5, 1.0, 0.5]
-    models = site.session().get(f"{site.url}/api/2.0/mlflow/registered-models/search", timeout=10).json()
-    assert [model["name"] for model in models["registered_models"]] == ["older model"]
-    assert CLOUD_SQL in environment["BACKEND_STORE_URI"]
+    models = session.get(f"{api}/registered-models/search", timeout=10).json()["registered_models"]
+    assert [model["name"] for model in models] == ["older model"]

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import requests
 
-from tests.container.parts import PORT, HARDENED, Engine, Site, settings, socket_mount, socket_url
+from tests.container.parts import HARDENED, PORT, Engine, Site, settings, socket_mount, socket_url
 from tests.support import Postgres, wait_for
 
 TRAIN = """
@@ -43,9 +43,20 @@ def test_a_browser_signs_in_and_sees_the_page(site: Site) -> None:
 
 
 def test_the_sdk_trains_with_a_token(site: Site, tmp_path: Path) -> None:
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": site.url, "MLFLOW_TRACKING_TOKEN": site.token(), "HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": site.url,
+        "MLFLOW_TRACKING_TOKEN": site.token(),
+        "HOME": str(tmp_path),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", TRAIN], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", TRAIN],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "kept"
@@ -53,9 +64,21 @@ def test_the_sdk_trains_with_a_token(site: Site, tmp_path: Path) -> None:
 
 def test_curl_gets_json_with_a_token_and_401_without(site: Site) -> None:
     address = f"{site.url}/api/2.0/mlflow/experiments/search?max_results=5"
-    curl = ["curl", "--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_code} %{content_type}"]
+    curl = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "20",
+        "--write-out",
+        "\n%{http_code} %{content_type}",
+    ]
     with_token = subprocess.run(
-        [*curl, "--header", f"Authorization: Bearer {site.token('bob')}", address], capture_output=True, text=True, timeout=30, check=True
+        [*curl, "--header", f"Authorization: Bearer {site.token('bob')}", address],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     )
     body, _, status = with_token.stdout.rpartition("\n")
     assert status == "200 application/json"
@@ -64,15 +87,21 @@ def test_curl_gets_json_with_a_token_and_401_without(site: Site) -> None:
     assert without.stdout.rpartition("\n")[2] == "401 application/json"
 
 
-def test_only_the_public_port_can_be_reached(engine: Engine, postgres: Postgres, plain_settings: dict[str, str]) -> None:
+def test_only_the_public_port_can_be_reached(
+    engine: Engine, postgres: Postgres, plain_settings: dict[str, str]
+) -> None:
     box = engine.start(environment=plain_settings, mounts=[socket_mount(postgres)], **HARDENED).wait_ready()
     # Not even on loopback does anything else listen: MLflow has a socket in a folder of mode 0700.
     assert {port for _, port in box.listening()} == {PORT}
-    folder = box.run("bash", "-c", "stat -c '%a %u' /tmp/gatehouse.*; stat -c '%a %u' /tmp/gatehouse.*/mlflow.sock")
+    folder = box.run(
+        "bash", "-c", "stat -c '%a %u' /tmp/gatehouse.*; stat -c '%a %u' /tmp/gatehouse.*/mlflow.sock"
+    )
     assert folder.split("\n")[:2] == ["700 54321", "600 54321"]
 
 
-def test_secrets_from_files_are_in_no_process_list_no_log_and_no_description(engine: Engine, postgres: Postgres, tmp_path: Path) -> None:
+def test_secrets_from_files_are_in_no_process_list_no_log_and_no_description(
+    engine: Engine, postgres: Postgres, tmp_path: Path
+) -> None:
     # Odd, but legal.
     password = "p@ss:w'o\"r$d \\%2F"
     postgres.sql("CREATE ROLE odd LOGIN SUPERUSER PASSWORD 'unused'")
@@ -80,7 +109,7 @@ def test_secrets_from_files_are_in_no_process_list_no_log_and_no_description(eng
     values = {
         "OAUTH2_PROXY_CLIENT_SECRET": "cl$ent'\"\\secret `id`",
         "OAUTH2_PROXY_COOKIE_SECRET": "$cookie'\"\\0123456789abcdefghijkl",
-        "BACKEND_STORE_URI": socket_url("odd", "odd", quote(password, safe="")),
+        "BACKEND_STORE_URI": socket_url("odd", "odd:" + quote(password, safe="")),
     }
     assert len(values["OAUTH2_PROXY_COOKIE_SECRET"]) == 32
     folder = tmp_path / "secrets"
@@ -88,10 +117,15 @@ def test_secrets_from_files_are_in_no_process_list_no_log_and_no_description(eng
     for name, value in values.items():
         (folder / name).write_text(value)
     environment = settings(
-        OAUTH2_PROXY_CLIENT_SECRET="", OAUTH2_PROXY_COOKIE_SECRET="", **{f"{name}_FILE": f"/secrets/{name}" for name in values}
+        OAUTH2_PROXY_CLIENT_SECRET="",
+        OAUTH2_PROXY_COOKIE_SECRET="",
+        **{f"{name}_FILE": f"/secrets/{name}" for name in values},
     )
     box = engine.start(
-        environment=environment, mounts=[socket_mount(postgres)], volumes={str(folder): {"bind": "/secrets", "mode": "ro"}}, **HARDENED
+        environment=environment,
+        mounts=[socket_mount(postgres)],
+        volumes={str(folder): {"bind": "/secrets", "mode": "ro"}},
+        **HARDENED,
     ).wait_ready()
     proof = box.run("bash", "-c", "cat /tmp/gatehouse.*/proof", user="54321")
     assert len(proof) > 30
@@ -113,4 +147,8 @@ def test_nothing_was_killed_for_want_of_memory(site: Site) -> None:
     assert requests.get(f"{site.url}/ping", timeout=5).ok
     state = site.box.state()
     assert not state["OOMKilled"]
-    assert "oom_kill 0" in site.box.run("bash", "-c", "cat /sys/fs/cgroup/memory/memory.oom_control /sys/fs/cgroup/memory.events 2>/dev/null || true")
+    assert "oom_kill 0" in site.box.run(
+        "bash",
+        "-c",
+        "cat /sys/fs/cgroup/memory/memory.oom_control /sys/fs/cgroup/memory.events 2>/dev/null || true",
+    )

@@ -4,61 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from typing import Any
 
 import pytest
+import tomllib
 
 from local.proxy_binary import ROOT, pinned_version
-from tests.container.parts import GATEHOUSE
+from tests.container.parts import GATEHOUSE, inside
 
 SIZE_LIMIT_MB = 450
-
-#: Programs and folders of a builder, a downloader or a package manager's cache.
-UNWANTED = """
-import json, os, pathlib, re
-programs = re.compile(r"(gcc|g\\+\\+|cc|c\\+\\+|clang|cpp|ld|as|make|cmake|go|gofmt|rustc|cargo|pip3?|uv|git|curl|wget)(-[0-9.]+)?")
-found = []
-for folder, folders, files in os.walk("/"):
-    if folder in {"/proc", "/sys", "/dev"}:
-        folders.clear()
-        continue
-    for name in files:
-        path = pathlib.Path(folder, name)
-        if path.parent.name in {"bin", "sbin"} and programs.fullmatch(name):
-            found.append(str(path))
-        if name.endswith((".deb", ".whl", ".map", ".a")) or folder.startswith(("/var/lib/apt/lists", "/var/cache/apt", "/root/")) and name not in {".bashrc", ".profile"}:
-            found.append(str(path))
-        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o6000:
-            found.append(f"{path} gives rights away")
-        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o002:
-            found.append(f"{path} can be changed by anybody")
-    for name in folders:
-        if name in {"pip", "setuptools", "ensurepip", "tests"} and "-packages" in folder or name in {".cache", ".git"}:
-            found.append(os.path.join(folder, name))
-print(json.dumps(found))
-"""
-
-#: A module's bytecode that is never checked against its source has the flags 1 (PEP 552).
-BYTECODE = """
-import importlib.util, json, pathlib, sysconfig
-root = pathlib.Path(sysconfig.get_paths()["purelib"])
-bad, good = [], 0
-for source in root.rglob("*.py"):
-    if not source.stem.isidentifier():
-        continue  # a template of code
-    cached = pathlib.Path(importlib.util.cache_from_source(str(source)))
-    if cached.exists() and cached.read_bytes()[4:8] == bytes([1, 0, 0, 0]):
-        good += 1
-    else:
-        bad.append(str(source.relative_to(root)))
-print(json.dumps([good, bad]))
-"""
 
 
 def run(client: Any, *command: str, user: str = "0") -> str:
     """Run a command in a fresh container, without the entrypoint."""
-    output = client.containers.run(GATEHOUSE, list(command[1:]), entrypoint=command[0], user=user, remove=True, network_mode="none")
+    output = client.containers.run(
+        GATEHOUSE, list(command[1:]), entrypoint=command[0], user=user, remove=True, network_mode="none"
+    )
     return str(output.decode())
 
 
@@ -97,11 +58,11 @@ def test_keeps_no_secret_in_its_layers(docker_client: Any, config: dict[str, Any
 
 
 def test_has_no_compiler_no_package_cache_and_nothing_that_anybody_could_change(docker_client: Any) -> None:
-    assert json.loads(run(docker_client, "python3", "-c", UNWANTED)) == []
+    assert json.loads(run(docker_client, "python3", "-c", inside("unwanted"))) == []
 
 
 def test_has_bytecode_that_a_read_only_root_cannot_lack(docker_client: Any) -> None:
-    good, bad = json.loads(run(docker_client, "python", "-c", BYTECODE))
+    good, bad = json.loads(run(docker_client, "python", "-c", inside("bytecode")))
     assert good > 2000
     assert bad == []
 
