@@ -251,6 +251,9 @@ class Site:
             return requests.get(f"{self.issuer}/.well-known/openid-configuration", timeout=2).ok
         return False
 
+    def log(self) -> str:
+        return self.box.log()
+
     def token(self, person: str = "alice") -> str:
         """Return an identity token of a person for this gate."""
         return identity_token(self.issuer, CLIENT_ID, email(person))
