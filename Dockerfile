@@ -77,6 +77,7 @@ COPY start.sh oauth2_proxy.cfg.tmpl /app/
 
 ENV PATH=/opt/gatehouse/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
+    GATEHOUSE_HOME=/app \
     PORT=8080 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
@@ -87,10 +88,12 @@ EXPOSE 8080
 ENTRYPOINT ["/usr/bin/tini", "--", "/app/start.sh"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["gatehouse", "health"]
 
+ARG DEBIAN
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Gatehouse" \
       org.opencontainers.image.description="An MLflow tracking server with a locked front door" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${DEBIAN}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

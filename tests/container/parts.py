@@ -69,12 +69,9 @@ def build(tag: str, dockerfile: str) -> None:
     command = ["docker", "build", "--file", dockerfile, "--tag", tag]
     if base := base_image():
         command += ["--build-arg", f"DEBIAN={base}"]
-    done = subprocess.run(
-        [*command, "."], cwd=ROOT, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False
-    )
+    done = subprocess.run([*command, "."], cwd=ROOT, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False)
     assert done.returncode == 0, (
-        f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}\n"
-        f"fix, where no image can be pulled: {FIX}"
+        f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}\nfix, where no image can be pulled: {FIX}"
     )
 
 
@@ -145,9 +142,7 @@ class Box:
     def run(self, *command: str, user: str = "") -> str:
         """Run a command in the running container; return what it prints."""
         done = self.container.exec_run(list(command), user=user)
-        output = b"".join([done.output] if isinstance(done.output, bytes) else done.output).decode(
-            errors="replace"
-        )
+        output = b"".join([done.output] if isinstance(done.output, bytes) else done.output).decode(errors="replace")
         assert done.exit_code == 0, f"{command}: {done.exit_code}\n{output}"
         return output
 
@@ -173,9 +168,7 @@ class Engine:
     boxes: list[Box] = field(default_factory=list)
     volumes: list[Any] = field(default_factory=list)
 
-    def start(
-        self, *command: str, environment: dict[str, str], image: str = GATEHOUSE, **options: Any
-    ) -> Box:
+    def start(self, *command: str, environment: dict[str, str], image: str = GATEHOUSE, **options: Any) -> Box:
         """Start a container, by default with $PORT published on a free port of loopback."""
         environment = {"PORT": str(PORT), **environment}
         if "network_mode" not in options:
@@ -232,7 +225,7 @@ class Site:
             },
         )
         wait_for(self.provider_answers, "the provider", 60, self.provider.log)
-        environment = settings(
+        self.environment = settings(
             **{
                 "PUBLIC_URL": self.url,
                 "OAUTH2_PROXY_PROVIDER": "oidc",
@@ -242,7 +235,7 @@ class Site:
             }
         )
         network = f"container:{self.provider.container.id}"
-        self.box = engine.start(environment=environment, network_mode=network, **{**HARDENED, **options})
+        self.box = engine.start(environment=self.environment, network_mode=network, **{**HARDENED, **options})
         self.box.url = self.url
         self.box.wait_ready()
 

@@ -72,9 +72,7 @@ def composed(docker_client: Any) -> Iterator[Composed]:  # noqa: ARG001
     project = Composed(free_port(), free_port(), compose_command())
     try:
         done = project.run("up", "--build", "--detach", "--wait", "--wait-timeout", "180")
-        assert done.returncode == 0, (
-            done.stdout[-2000:] + done.stderr[-4000:] + project.run("logs").stdout[-8000:]
-        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:] + project.run("logs").stdout[-8000:]
         yield project
     finally:
         project.run("down", "--volumes", "--timeout", "10")
