@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 IMAGE := gatehouse:dev
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # Another base image than the Dockerfile's: what tests/container/engine.sh made where none can be pulled.
 DEBIAN ?= $(shell cat .build/engine/base 2>/dev/null)
 
@@ -46,7 +47,8 @@ format: .venv/ready ## let ruff mend what it can
 	@$(BIN)/ruff format .
 
 image: ## build the container image gatehouse:dev (DEBIAN=… for another base image)
-	@docker build $(if $(DEBIAN),--build-arg DEBIAN=$(DEBIAN)) --build-arg REVISION=$$(git describe --always --dirty 2>/dev/null || echo unknown) --tag $(IMAGE) .
+	@docker build $(if $(DEBIAN),--build-arg DEBIAN=$(DEBIAN)) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git describe --always --dirty 2>/dev/null || echo unknown) --tag $(IMAGE) .
 
 lock: .venv/ready ## pin the Python dependencies anew
 	@PATH=$(CURDIR)/$(BIN):$$PATH requirements/lock.sh

@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from tests.container.parts import (
-    GATEHOUSE,
-    PROVIDER,
     Engine,
     Site,
-    build,
+    build_images,
     connect,
     opened,
     settings,
@@ -43,8 +41,7 @@ def docker_client() -> Iterator[Any]:
     client = connect()
     with (Path(tempfile.gettempdir()) / "gatehouse-image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        build(GATEHOUSE, "Dockerfile")
-        build(PROVIDER, "local/Dockerfile")
+        build_images()
     yield client
     client.close()
 

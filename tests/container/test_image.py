@@ -46,7 +46,8 @@ def test_says_what_it_is(config: dict[str, Any]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert labels["org.opencontainers.image.title"].lower() == project["name"]
     assert labels["org.opencontainers.image.licenses"] == project["license"]
-    for name in ("description", "base.name", "version", "revision"):
+    assert labels["org.opencontainers.image.version"] == project["version"]
+    for name in ("description", "base.name", "revision"):
         assert labels[f"org.opencontainers.image.{name}"]
 
 

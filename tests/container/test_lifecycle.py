@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from gatehouse.exit_codes import Exit
-from tests.container.parts import HARDENED, Box, Engine, Site, settings, socket_mount, socket_url
+from tests.container.parts import HARDENED, PORT, Box, Engine, Site, settings, socket_mount, socket_url
 from tests.support import Postgres, wait_for
 
 SQLITE = {"BACKEND_STORE_URI": "sqlite:////tmp/mlflow.db"}
@@ -125,6 +125,12 @@ def test_a_command_takes_the_place_of_the_server(engine: Engine) -> None:
     assert box.log().startswith("gatehouse ")
     box = engine.start("bash", "-c", "exit 7", environment={}, **HARDENED)
     assert box.wait_end() == 7
+
+
+def test_health_is_bad_where_nothing_serves(engine: Engine) -> None:
+    box = engine.start("gatehouse", "health", environment={}, **HARDENED)
+    assert box.wait_end() == Exit.UNAVAILABLE
+    assert f"nothing answers on port {PORT}" in box.log()
 
 
 def test_doctor_runs_instead_of_the_server_and_names_each_part_that_is_ill(engine: Engine) -> None:
