@@ -4,6 +4,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 IMAGE := gatehouse:dev
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# Another base image than the Dockerfile's: what tests/container/engine.sh made where none can be pulled.
+DEBIAN ?= $(shell cat .build/engine/base 2>/dev/null)
 
 # The shell sets USER too; only one of the local people counts from there.
 ifeq ($(origin USER),command line)
@@ -20,8 +23,8 @@ help: ## list the commands
 run: .venv/ready ## serve http://localhost:4180 (PORT=…, DATA=…) with a local sign-in
 	@exec $(BIN)/python -m local.run
 
-token: .venv/ready ## print an identity token of the local provider (USER=bob)
-	@$(BIN)/python -m local.token $(PERSON)
+token: .venv/ready ## print an identity token of the local provider (USER=bob, ISSUER=…)
+	@$(BIN)/python -m local.token $(PERSON) $(if $(ISSUER),--issuer $(ISSUER))
 
 example: .venv/ready ## train, log, register and predict through the running gate
 	@$(BIN)/python -m local.example
@@ -37,14 +40,15 @@ check: .venv/ready ## format, lint, types, shell and Dockerfile lint
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
-	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/hadolint $$(git ls-files '*Dockerfile')
 
 format: .venv/ready ## let ruff mend what it can
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-image: ## build the container image gatehouse:dev
-	@docker build --tag $(IMAGE) .
+image: ## build the container image gatehouse:dev (DEBIAN=… for another base image)
+	@docker build $(if $(DEBIAN),--build-arg DEBIAN=$(DEBIAN)) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git describe --always --dirty 2>/dev/null || echo unknown) --tag $(IMAGE) .
 
 lock: .venv/ready ## pin the Python dependencies anew
 	@PATH=$(CURDIR)/$(BIN):$$PATH requirements/lock.sh

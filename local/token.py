@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 
 from local.provider import PEOPLE, email
-from local.run import STATE, data_folder
+from local.run import CLIENT_ID, STATE, data_folder
 
 TIMEOUT_S = 10
 
@@ -66,9 +66,13 @@ def main() -> int:
     """Print a token."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("person", nargs="?", default="alice", help=f"one of {', '.join(PEOPLE)}, or an e-mail address")
+    parser.add_argument(
+        "--issuer", help="the provider's address, for a gate that `make run` didn't start (compose.yaml)"
+    )
     arguments = parser.parse_args()
     try:
-        state = json.loads((data_folder() / STATE).read_text())
+        given = {"issuer": arguments.issuer, "client_id": CLIENT_ID}
+        state = given if arguments.issuer else json.loads((data_folder() / STATE).read_text())
     except OSError:
         print(
             "make token: error: the local gate isn't running\n    fix: make run, in another terminal",

@@ -8,3 +8,5 @@ compile uv.in --output-file uv.txt
 compile dev.in --output-file dev.txt
 # The server's versions are the developer's versions, less what its override drops.
 compile server.in --constraint dev.txt --override not-in-server.txt --output-file server.txt
+compile provider.in --constraint dev.txt --output-file provider.txt
+compile older-mlflow.in --output-file older-mlflow.txt
