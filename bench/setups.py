@@ -1,0 +1,164 @@
+"""The set-ups that are compared: the plain one as people copy it, the same at its best, and Gatehouse."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import requests
+
+from local.proxy_binary import ROOT, find_or_build
+from local.run import CLIENT_ID
+from tests.support import COOKIE_SECRET, Provider, free_port
+
+READY_LIMIT_S = 120
+
+#: What the known recipes run (the design's "plain set-up"), on the same versions.
+PLAIN_SCRIPT = """
+mlflow server --host 127.0.0.1 --port "$MLFLOW_PORT" --backend-store-uri "$BACKEND_STORE_URI" \
+  --artifacts-destination "$ARTIFACTS" $MLFLOW_OPTIONS &
+while ! nc -z localhost "$MLFLOW_PORT"; do sleep 1; done
+oauth2-proxy --upstream="http://127.0.0.1:$MLFLOW_PORT" --http-address="127.0.0.1:$PORT" &
+wait -n
+"""
+
+
+@dataclass
+class SetUp:
+    """One way to run MLflow behind oauth2-proxy: a command and its environment."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    port: int
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    def start(self, log: Path, token: str) -> float:
+        """Start it; return the seconds until the first authenticated 200 of a call that reads the database."""
+        session = requests.Session()
+        session.headers["Authorization"] = f"Bearer {token}"
+        started = time.perf_counter()
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, stdout=output, stderr=output, start_new_session=True
+            )
+        while time.perf_counter() - started < READY_LIMIT_S:
+            try:
+                answer = session.get(f"{self.url}/api/2.0/mlflow/experiments/search?max_results=1", timeout=10)
+                if answer.status_code == 200:
+                    return time.perf_counter() - started
+            except requests.ConnectionError:
+                pass
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise RuntimeError(f"{self.name} isn't ready after {READY_LIMIT_S} s\n{log.read_text()[-3000:]}")
+
+    def processes(self) -> set[int]:
+        """Return the ids of its processes."""
+        if self.process is None:
+            return set()
+        listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+        pairs = [tuple(map(int, line.split())) for line in listing.splitlines()]
+        found = {self.process.pid}
+        while more := {pid for pid, parent in pairs if parent in found} - found:
+            found |= more
+        return found
+
+    def memory(self) -> float:
+        """Return the proportional set size of all its processes, in MiB (proc(5), smaps_rollup)."""
+        total = 0
+        for pid in self.processes():
+            try:
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            except OSError:
+                continue
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return total / 1024
+
+    def stop(self) -> None:
+        """End every process of it."""
+        pids = self.processes()
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process = None
+
+
+def proxy_settings(provider: Provider, port: int) -> dict[str, str]:
+    """Return the proxy's settings, the same for every set-up: discovery is skipped for all."""
+    return {
+        "OAUTH2_PROXY_PROVIDER": "oidc",
+        "OAUTH2_PROXY_OIDC_ISSUER_URL": provider.issuer,
+        "OAUTH2_PROXY_SKIP_OIDC_DISCOVERY": "true",
+        "OAUTH2_PROXY_LOGIN_URL": f"{provider.issuer}/oauth2/authorize",
+        "OAUTH2_PROXY_REDEEM_URL": f"{provider.issuer}/oauth2/token",
+        "OAUTH2_PROXY_OIDC_JWKS_URL": f"{provider.issuer}/jwks",
+        "OAUTH2_PROXY_CLIENT_ID": CLIENT_ID,
+        "OAUTH2_PROXY_CLIENT_SECRET": "local",
+        "OAUTH2_PROXY_COOKIE_SECRET": COOKIE_SECRET,
+        "OAUTH2_PROXY_COOKIE_SECURE": "false",
+        "OAUTH2_PROXY_EMAIL_DOMAINS": "example.com",
+        "OAUTH2_PROXY_SKIP_JWT_BEARER_TOKENS": "true",
+        "OAUTH2_PROXY_REQUEST_LOGGING": "false",
+        "OAUTH2_PROXY_AUTH_LOGGING": "false",
+        "OAUTH2_PROXY_HTTP_ADDRESS": f"127.0.0.1:{port}",
+        "OAUTH2_PROXY_REDIRECT_URL": f"http://localhost:{port}/oauth2/callback",
+    }
+
+
+def base_environment() -> dict[str, str]:
+    """Return what every set-up needs to find its programs."""
+    proxy = find_or_build(lambda _: None)
+    path = os.pathsep.join([str(Path(sys.executable).parent), str(proxy.parent), os.environ["PATH"]])
+    return {"PATH": path, "HOME": "/tmp", "LANG": "C.UTF-8"}
+
+
+def plain(name: str, options: str, database: str, folder: Path, provider: Provider, **environment: str) -> SetUp:
+    """Return the plain set-up."""
+    port, upstream = free_port(), free_port()
+    settings = {
+        **base_environment(),
+        **proxy_settings(provider, port),
+        "PORT": str(port),
+        "MLFLOW_PORT": str(upstream),
+        "BACKEND_STORE_URI": database.replace("postgresql:", "postgresql+psycopg2:"),
+        "ARTIFACTS": str(folder / "artifacts"),
+        "MLFLOW_OPTIONS": options,
+        "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{port}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **environment,
+    }
+    return SetUp(name, ["bash", "-c", PLAIN_SCRIPT], settings, port)
+
+
+def gatehouse(name: str, workers: int, database: str, folder: Path, provider: Provider) -> SetUp:
+    """Return Gatehouse."""
+    port = free_port()
+    settings = {
+        **base_environment(),
+        **proxy_settings(provider, port),
+        "PORT": str(port),
+        "PUBLIC_URL": f"http://localhost:{port}",
+        "BACKEND_STORE_URI": database,
+        "ARTIFACTS_DESTINATION": str(folder / "artifacts"),
+        "WORKERS": str(workers),
+    }
+    return SetUp(name, [str(ROOT / "start.sh")], settings, port)
