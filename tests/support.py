@@ -233,7 +233,7 @@ class Gate:
         """Return the process ids of start.sh's children by the program's name."""
         assert self.process is not None
         listing = subprocess.run(
-            ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
+            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
             capture_output=True,
             text=True,
             check=False,

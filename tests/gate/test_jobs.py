@@ -13,7 +13,10 @@ JOB = {"job_name": "invoke_scorer", "params": {"experiment_id": "0", "serialized
 def runners(gate: Gate) -> str:
     """Return the job runner's process below the server, if there is one."""
     listing = subprocess.run(
-        ["ps", "-o", "args=", "--ppid", str(gate.children()["server"])], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-o", "args=", "--ppid", str(gate.children()["server"])],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return "\n".join(line for line in listing.stdout.splitlines() if "mlflow.server.jobs" in line)
 

@@ -104,7 +104,7 @@ def test_the_state_is_where_it_says_and_git_stays_clean(clone: Clone) -> None:
 
 
 def test_ctrl_c_stops_all_of_it(clone: Clone) -> None:
-    listing = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     assert str(clone.folder) in listing
     os.killpg(clone.process.pid, signal.SIGINT)
     clone.process.wait(30)
@@ -112,7 +112,7 @@ def test_ctrl_c_stops_all_of_it(clone: Clone) -> None:
     def gone() -> bool:
         return (
             str(clone.folder)
-            not in subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+            not in subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout
         )
 
     wait_for(gone, "the end of every process of the clone", 15, clone.log)
