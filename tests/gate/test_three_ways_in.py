@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,18 @@ def test_odd_spellings_of_paths_never_get_past_the_gate(gate: Gate, path: str) -
 def test_the_liveness_path_is_open_and_says_nothing(gate: Gate) -> None:
     answer = requests.get(f"{gate.url}/ping", timeout=10)
     assert (answer.status_code, answer.text) == (200, "OK")
+
+
+def test_where_the_provider_is_asked_for_first_the_page_of_the_proxy_says_so(make_gate: Callable[..., Gate]) -> None:
+    gate = make_gate(
+        OAUTH2_PROXY_SKIP_PROVIDER_BUTTON="false", OAUTH2_PROXY_PROVIDER_DISPLAY_NAME="the company"
+    ).start()
+    gate.wait_ready()
+    page = requests.get(gate.url, timeout=10)
+    assert page.status_code == 403
+    assert "Sign in with the company" in page.text
+    assert "Disallow: /" in requests.get(f"{gate.url}/robots.txt", timeout=10).text
+    assert "Could not load file" not in gate.log()
 
 
 def test_the_assistant_is_closed_even_to_people_who_are_signed_in(gate: Gate) -> None:
