@@ -64,7 +64,8 @@ def make_engine(uri: str) -> Engine:
     """Return an engine that keeps no connection open.
 
     SQLite's driver begins a transaction only before a change of data; creating the schema in one transaction
-    needs it from the start (SQLAlchemy's documentation, "Serializable isolation / Savepoints / Transactional DDL").
+    needs it from the start, so it begins where ``locked`` says (SQLAlchemy's documentation on pysqlite, "Serializable
+    isolation / Savepoints / Transactional DDL").
     """
     url = sqlalchemy.make_url(uri)
     if url.get_backend_name() != "sqlite":
@@ -74,10 +75,6 @@ def make_engine(uri: str) -> Engine:
     @sqlalchemy.event.listens_for(engine, "connect")
     def _leave_transactions_to_us(connection: Any, _record: object) -> None:
         connection.isolation_level = None
-
-    @sqlalchemy.event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
     return engine
 
@@ -112,22 +109,47 @@ def inspect(connection: Connection) -> Schema:
 
 
 @contextlib.contextmanager
-def locked(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection in a transaction that no other instance can be in at the same time.
+def exclusive(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection while no other instance can be here at the same time.
 
-    PostgreSQL: an advisory lock that ends with the transaction, so a killed instance leaves neither lock nor half
-    a schema. SQLite: its own write lock, taken at once, behind a lock file for the benefit of MLflow's own code.
+    PostgreSQL: an advisory lock that ends with the transaction, so a killed instance leaves no lock behind. SQLite: a
+    lock on a file beside the database, which the system releases as well.
     """
     with contextlib.ExitStack() as stack:
         if engine.dialect.name == "sqlite":
             path = Path(str(engine.url.database))
             lock = stack.enter_context(path.with_name(path.name + ".lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
-        connection = stack.enter_context(engine.connect().execution_options(writes=True))
-        stack.enter_context(connection.begin())
+        connection = stack.enter_context(engine.connect())
         if engine.dialect.name == "postgresql":
             connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
         yield connection
+
+
+@contextlib.contextmanager
+def locked(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection in a transaction of its own, exclusively; it is committed unless something is raised."""
+    with exclusive(engine) as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+        connection.commit()
+
+
+@contextlib.contextmanager
+def first_comes_first(uri: str) -> Iterator[None]:
+    """Let one instance at a time do what MLflow does at its very first start: it inserts the default experiment.
+
+    Without that, of several instances that start on an empty database at once, all but one die of an IntegrityError.
+    """
+    engine = make_engine(uri)
+    with engine.connect() as connection:
+        started_before = connection.execute(sqlalchemy.text("SELECT 1 FROM experiments LIMIT 1")).first()
+    if started_before:
+        yield
+        return
+    with exclusive(engine):
+        yield
 
 
 def upgrade(connection: Connection) -> None:

@@ -153,7 +153,8 @@ def serve(settings: Settings, run_directory: Path, ready: int) -> int:
     from gatehouse import application
 
     app = application.build((run_directory / PROOF_NAME).read_bytes(), os.environ["OAUTH2_PROXY_COOKIE_NAME"])
-    mlflow_app.open_stores()
+    with schema.first_comes_first(settings.backend_store_uri):
+        mlflow_app.open_stores()
     if jobs_on:
         jobs.start_runner(settings)
     listener = listen(run_directory / SOCKET_NAME)

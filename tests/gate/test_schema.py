@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,25 @@ def test_four_gates_at_once_on_an_empty_database_all_become_ready(
         gate.wait_ready()
     assert experiments(gates[0]) == {"Default"}
     assert revision(parse_database(database)) == schema.migrations().get_current_head()
+
+
+def test_opening_the_stores_for_the_first_time_is_one_instance_s_at_a_time(uri: str) -> None:
+    """What serve does after the import, from four processes at the same moment: a barrier of files starts them."""
+    assert migrate(uri).returncode == Exit.OK
+    script = (
+        "import sys, time, pathlib\n"
+        "from gatehouse import schema\n"
+        "from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore\n"
+        "folder = pathlib.Path(sys.argv[2]); (folder / sys.argv[3]).touch()\n"
+        "while len(list(folder.iterdir())) < 4: time.sleep(0.001)\n"
+        "with schema.first_comes_first(sys.argv[1]):\n"
+        "    SqlAlchemyStore(sys.argv[1], '/unused')\n"
+    )
+    with tempfile.TemporaryDirectory() as barrier:
+        command = [sys.executable, "-W", "ignore", "-c", script, uri, barrier]
+        started = [subprocess.Popen([*command, str(n)], stderr=subprocess.PIPE, text=True) for n in range(4)]
+        ended = [(process.communicate(timeout=120)[1], process.returncode) for process in started]
+    assert [code for _, code in ended] == [0] * 4, "\n".join(text for text, _ in ended)
 
 
 def test_a_start_killed_while_it_makes_the_schema_leaves_nothing(
