@@ -88,6 +88,7 @@ def gate_environment(data: Path, port: int, issuer: str, proxy: Path) -> dict[st
         "OAUTH2_PROXY_CLIENT_SECRET": "local",
         "OAUTH2_PROXY_COOKIE_SECRET": cookie_secret(data),
         "OAUTH2_PROXY_EMAIL_DOMAINS": provider.DOMAIN,
+        "ACCESS_POLICY": str(ROOT / "local" / "access.yaml"),
         # One click signs in, so nobody but this machine may knock.
         "OAUTH2_PROXY_HTTP_ADDRESS": f"127.0.0.1:{port}",
         # One line per request would bury what matters here.

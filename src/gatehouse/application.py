@@ -1,26 +1,75 @@
 """The ASGI application: MLflow behind Gatehouse's layers, composed in one place.
 
-Data flows one way: identity → access → audit → artifacts → MLflow. Each layer knows only the next.
+Data flows one way: audit → identity → account → access → stamping → page → MLflow. Each layer knows only the
+next. The audit comes first because it writes the line of whatever answer leaves, also of a refusal by a layer
+below.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+import tomllib
+
 from gatehouse import mlflow_app
-from gatehouse.assistant import AssistantClosed
+from gatehouse.access import AccessLayer
+from gatehouse.account import AccountLayer
+from gatehouse.audit import AuditLayer, AuditLog
 from gatehouse.dispatch import Dispatcher
 from gatehouse.identity import IdentityLayer
+from gatehouse.policy import PolicySource
+from gatehouse.prepare import PROOF_NAME
+from gatehouse.routes import Router
+from gatehouse.stamping import StampingLayer, tell_flask
+from gatehouse.ui import UiLayer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from starlette.types import ASGIApp
 
+    from gatehouse.settings import Settings
 
-def build(proof: bytes, cookie_name: str) -> ASGIApp:
+
+def build(settings: Settings, run_directory: Path, environment: Mapping[str, str]) -> ASGIApp:
     """Return the whole application; ``mlflow_app.configure`` must have run.
 
-    ``proof`` is what the proxy shows with each request; ``cookie_name`` is its session cookie, which MLflow never sees.
+    Raises:
+        PolicyError: if the access policy can't be used.
     """
-    app: ASGIApp = Dispatcher(mlflow_app.load(), mlflow_app.load_flask())
-    app = AssistantClosed(app)
-    return IdentityLayer(app, proof, (cookie_name,))
+    policy = PolicySource(settings.access_policy, settings.app_env)
+    log = AuditLog()
+    mlflow = mlflow_app.load()
+    flask = mlflow_app.load_flask()
+    tell_flask(flask)
+
+    app: ASGIApp = UiLayer(Dispatcher(mlflow, flask))
+    app = StampingLayer(app)
+    app = AccessLayer(app, Router(mlflow, flask), policy, log)
+    app = AccountLayer(app, policy)
+    app = IdentityLayer(
+        app,
+        (run_directory / PROOF_NAME).read_bytes(),
+        [environment.get("OAUTH2_PROXY_COOKIE_NAME", ""), "_oauth2_proxy"],
+        # Cloud Run's front end appends the client's address, oauth2-proxy that of the front end.
+        trusted_hops=1 if environment.get("K_SERVICE") else 0,
+        session_lifetime=session_lifetime(environment, run_directory / "proxy.cfg"),
+    )
+    return AuditLayer(app, log, environment.get("GOOGLE_CLOUD_PROJECT"), settings.audit_reads)
+
+
+def session_lifetime(environment: Mapping[str, str], proxy_file: Path) -> float | None:
+    """Return the seconds that the proxy's session cookie is good for, or None if they can't be told."""
+    text = environment.get("OAUTH2_PROXY_COOKIE_EXPIRE")
+    if not text:
+        try:
+            text = tomllib.loads(proxy_file.read_text()).get("cookie_expire", "168h")  # oauth2-proxy's default
+        except (OSError, ValueError):
+            return None
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    # A duration of Go (time.ParseDuration), as far as anybody writes one for a session.
+    if not isinstance(text, str) or not re.fullmatch(r"(?:\d+[hms])+", text):
+        return None
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([hms])", text))

@@ -10,8 +10,8 @@ make those headers trustworthy here, and this layer checks both for each request
 A client can still make headers *vanish* (``Connection: close, X-Forwarded-Email`` declares them
 hop-by-hop, RFC 9110 section 7.6.1), so a missing one is a refusal, never a guess.
 
-What goes on to MLflow carries neither a credential nor any header by which a client could claim an identity, an
-address or another method.
+What goes on to MLflow carries neither a credential nor any header by which a client could claim an identity,
+an address or another method.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import json
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gatehouse.audit import RECORD
+from gatehouse.responses import error_response, response, send_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
 IDENTITY = "gatehouse.identity"
 #: The address of the client, as far as the trusted hops vouch for it (``str``, or None).
 CLIENT_ADDRESS = "gatehouse.client"
+#: When the browser's session ends (seconds since the epoch, or None): set on :data:`WHOAMI_PATH` alone.
+SESSION_ENDS = "gatehouse.session_ends"
+#: Where people and scripts ask who they are.
+WHOAMI_PATH = "/gatehouse/whoami"
 #: The liveness path: the one answer that needs no identity, and says nothing but ``OK``.
 LIVENESS_PATH = "/health"
 
@@ -44,8 +51,8 @@ _MAX_EMAIL = 254
 _MAX_SUBJECT = 255
 
 #: Headers that no client has a say in: credentials, identities, addresses, other methods and paths, and the
-#: hop-by-hop ones. Names with an underscore are dropped altogether, because WSGI cannot tell ``X_Forwarded_User``
-#: from ``X-Forwarded-User``.
+#: hop-by-hop ones. Names with an underscore are dropped altogether, because WSGI cannot tell
+#: ``X_Forwarded_User`` from ``X-Forwarded-User``.
 STRIPPED = frozenset(
     {
         b"authorization",
@@ -95,9 +102,9 @@ class IdentityError(Exception):
 class Identity:
     """A person or a service account, as the identity provider vouches for it.
 
-    ``email`` is in lower case (ASCII letters only: no other letter folds onto another address); ``subject`` is the
-    provider's ``sub`` claim; ``groups`` may lack groups that the client made vanish, so a group may only ever add
-    rights.
+    ``email`` is in lower case (ASCII letters only: no other letter folds onto another address); ``subject``
+    is the provider's ``sub`` claim; ``groups`` may lack groups that the client made vanish, so a group may
+    only ever add rights.
     """
 
     email: str
@@ -151,32 +158,18 @@ def _groups(value: bytes) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name and name.isprintable()))
 
 
-def error_response(
-    status: int, error_code: str, message: str, headers: Iterable[tuple[bytes, bytes]] = ()
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the two ASGI messages of an error in MLflow's own shape, whose message SDK and UI both show."""
-    body = json.dumps({"error_code": error_code, "message": message}).encode()
-    start = {
-        "type": "http.response.start",
-        "status": status,
-        "headers": [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"cache-control", b"no-store"),
-            *headers,
-        ],
-    }
-    return start, {"type": "http.response.body", "body": body}
-
-
 class IdentityLayer:
     """ASGI layer: lets in only what the proxy vouches for, and puts the :class:`Identity` into the scope.
 
     :param app: the next layer.
     :param proof: the secret that ``gatehouse prepare`` made for this start; at least 16 bytes.
-    :param cookie_names: the proxy's session cookies (``OAUTH2_PROXY_COOKIE_NAME``); stripped with all that starts so.
-    :param trusted_hops: how many proxies stand between the client and oauth2-proxy and append to X-Forwarded-For
-        (Cloud Run's front end: 1). The address that the outermost of them saw is the client's.
+    :param cookie_names: the proxy's session cookies (``OAUTH2_PROXY_COOKIE_NAME``); stripped with all that
+        starts so.
+    :param trusted_hops: how many proxies stand between the client and oauth2-proxy and append to
+        X-Forwarded-For (Cloud Run's front end: 1). The address that the outermost of them saw is the
+        client's.
+    :param session_lifetime: seconds that the proxy's session cookie is good for (``cookie_expire``), if
+        known.
     """
 
     def __init__(
@@ -185,6 +178,7 @@ class IdentityLayer:
         proof: bytes,
         cookie_names: Iterable[str] = ("_oauth2_proxy",),
         trusted_hops: int = 0,
+        session_lifetime: float | None = None,
     ) -> None:
         if len(proof) < 16:
             raise ValueError("the proxy's proof must have at least 16 bytes")
@@ -194,6 +188,7 @@ class IdentityLayer:
         self._proof = b":" + proof
         self._cookies = tuple(name.encode() for name in cookie_names if name)
         self._hops = trusted_hops
+        self._lifetime = session_lifetime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -208,28 +203,32 @@ class IdentityLayer:
         if kind != "http":
             raise ValueError(f"unknown kind of connection: {kind}")
         if scope["path"] == LIVENESS_PATH and scope["method"] in {"GET", "HEAD"}:
-            await _alive(send)
+            await send_all(send, response(200, "text/plain; charset=utf-8", b"OK"))
             return
+        record = scope[RECORD]
         try:
             scope = self._verify(scope)
         except IdentityError as error:
-            for message in error_response(
-                401, "UNAUTHENTICATED", str(error), [(b"www-authenticate", b'Bearer realm="gatehouse"')]
-            ):
-                await send(message)
+            record.refusal = str(error)
+            challenge = [(b"www-authenticate", b'Bearer realm="gatehouse"')]
+            await send_all(send, error_response(401, "UNAUTHENTICATED", str(error), challenge))
             return
+        record.identity, record.client_address = scope[IDENTITY], scope[CLIENT_ADDRESS]
         await self._app(scope, receive, send)
 
     def _verify(self, scope: Scope) -> Scope:
         """Return the scope for the next layer, or raise IdentityError."""
         passed: list[tuple[bytes, bytes]] = []
         stated: dict[bytes, bytes] = {}
+        session_ends = None
         for name, value in scope["headers"]:
             if name in _STATED:
                 if name in stated:
                     raise IdentityError(f"The header {name.decode()} came twice.")
                 stated[name] = value
             elif name == b"cookie":
+                if scope["path"] == WHOAMI_PATH:
+                    session_ends = self._session_ends(value)
                 if value := self._without_session(value):
                     passed.append((name, value))
             elif b"_" not in name and name not in STRIPPED and not name.startswith(STRIPPED_PREFIXES):
@@ -245,6 +244,7 @@ class IdentityLayer:
             "client": (address, 0) if address else None,
             IDENTITY: identity,
             CLIENT_ADDRESS: address,
+            SESSION_ENDS: session_ends,
         }
 
     def _identity(self, stated: dict[bytes, bytes]) -> Identity:
@@ -256,8 +256,8 @@ class IdentityLayer:
             pair = b""
         if not hmac.compare_digest(pair[-len(self._proof) :], self._proof):
             raise IdentityError(
-                "This request did not come through the sign-in proxy, or it hid the proxy's headers "
-                "(a Connection header may name neither Authorization nor X-Forwarded-*). Use the public address."
+                "This request did not come through the sign-in proxy, or it hid the proxy's headers: a "
+                "Connection header may name neither Authorization nor X-Forwarded-*. Use the public address."
             )
         subject = pair[: -len(self._proof)]
         if not hmac.compare_digest(stated.get(b"x-forwarded-user", subject), subject):
@@ -271,15 +271,29 @@ class IdentityLayer:
         )
 
     def _address(self, forwarded_for: bytes) -> str | None:
-        """Return the client's address out of X-Forwarded-For, to which each hop appends the peer that it saw."""
+        """Return the client's address out of X-Forwarded-For, to which each hop appends its own peer."""
         hops = forwarded_for.split(b",")
         if len(hops) <= self._hops:
             return None
         address = hops[-1 - self._hops].strip().decode("ascii", "replace")
         return address if address.isprintable() and 0 < len(address) <= 64 else None
 
+    def _session_ends(self, cookies: bytes) -> float | None:
+        """Return when the session in a Cookie header ends.
+
+        oauth2-proxy signs ``value|seconds since the epoch|signature`` and splits what is too long for one
+        cookie into ``NAME_0``, ``NAME_1`` …; it has verified the signature, or else the identity came from a
+        bearer token.
+        """
+        for name in self._cookies:
+            parts = re.findall(rb"(?:^|[;,]\s*)" + re.escape(name) + rb"(?:_\d+)?=([^;,]*)", cookies)
+            fields = b"".join(parts).split(b"|")
+            if self._lifetime is not None and len(fields) == 3 and re.fullmatch(rb"\d{1,11}", fields[1]):
+                return int(fields[1]) + self._lifetime
+        return None
+
     def _without_session(self, value: bytes) -> bytes:
-        """Return a Cookie header without the proxy's cookies, also where the proxy joined two headers with a comma."""
+        """Return a Cookie header without the proxy's cookies, also where it joined two headers by a comma."""
         if not any(name in value for name in self._cookies):
             return value
         kept = [pair for pair in value.split(b";") if not any(name in pair for name in self._cookies)]
@@ -297,9 +311,3 @@ _STATED = frozenset(
         b"x-forwarded-user",
     }
 )
-
-
-async def _alive(send: Send) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"2")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"OK"})

@@ -94,6 +94,20 @@ def check_local_folders(values: Mapping[str, object]) -> list[Problem]:
     return problems
 
 
+def check_policy(values: Mapping[str, object]) -> list[Problem]:
+    """Check the access policy, for every environment that it names."""
+    path = values["access_policy"]
+    if not isinstance(path, Path):
+        return []
+    from gatehouse import policy
+
+    try:
+        policy.PolicySource(path, str(values["app_env"] or policy.UNNAMED_ENVIRONMENT))
+    except policy.PolicyError as error:
+        return [Problem("ACCESS_POLICY", f"{problem.where}: {problem.what}", problem.fix) for problem in error.problems]
+    return []
+
+
 def check_socket(run_directory: Path) -> list[Problem]:
     """Check that the path of MLflow's socket is short enough for the system."""
     size = len(os.fsencode(run_directory / SOCKET_NAME))
@@ -147,7 +161,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     except SettingsError as error:
         table_problems = error.problems
     problems += table_problems
-    problems += check_local_folders(values) + check_socket(run_directory)
+    problems += check_policy(values) + check_local_folders(values) + check_socket(run_directory)
 
     own_path = values["oauth_proxy_config"]
     own_file, file_problems = proxy_config.read_own_file(own_path)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from gatehouse import jobs, mlflow_app, schema
 from gatehouse.exit_codes import Exit
-from gatehouse.prepare import PROOF_NAME, SOCKET_NAME, write_private
+from gatehouse.policy import PolicyError
+from gatehouse.prepare import SOCKET_NAME, write_private
 from gatehouse.schema import SchemaError
 from gatehouse.settings import Settings, SettingsError, load
 
@@ -152,7 +153,7 @@ def serve(settings: Settings, run_directory: Path, ready: int) -> int:
     schema.ensure(settings.backend_store_uri, settings.startup_timeout * DATABASE_SHARE, say)
     from gatehouse import application
 
-    app = application.build((run_directory / PROOF_NAME).read_bytes(), os.environ["OAUTH2_PROXY_COOKIE_NAME"])
+    app = application.build(settings, run_directory, os.environ)
     with schema.first_comes_first(settings.backend_store_uri):
         mlflow_app.open_stores()
     if jobs_on:
@@ -176,7 +177,7 @@ def main(argv: list[str]) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return serve(load(os.environ), arguments.run_directory, arguments.ready_fd)
-    except SettingsError as error:
+    except (SettingsError, PolicyError) as error:
         say(f"error: {error}")
         return Exit.SETTINGS
     except SchemaError as error:

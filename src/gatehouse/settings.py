@@ -203,6 +203,13 @@ def parse_service_account(value: str) -> str:
     return json.dumps(key)
 
 
+def parse_switch(value: str) -> bool:
+    """Return whether something is on."""
+    if value not in {"true", "false"}:
+        raise Invalid(f"is {value!r}", "use true or false")
+    return value == "true"
+
+
 def parse_text(value: str) -> str:
     """Return the value unchanged."""
     return value
@@ -242,6 +249,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("OAUTH_PROXY_CONFIG", parse_file, "a complete oauth2-proxy file, used instead of the template"),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
+    Setting("AUDIT_READS", parse_switch, "`true`: the audit log has a line for each read too", "false"),
     Setting("APP_ENV", parse_environment_name, "which section of the access policy applies", "development"),
     Setting("WORKERS", parse_number(1, 64), "processes that serve MLflow", "1"),
     Setting(
@@ -283,6 +291,7 @@ class Settings:
     default_artifact_root: str | None
     oauth_proxy_config: Path | None
     access_policy: Path | None
+    audit_reads: bool
     app_env: str
     workers: int
     google_account_json_base64: str | None

@@ -176,10 +176,13 @@ def test_where_the_provider_is_asked_for_first_the_page_of_the_proxy_says_so(mak
 
 def test_the_assistant_is_closed_even_to_people_who_are_signed_in(gate: Gate) -> None:
     with gate.session() as session:
-        for path in ("/ajax-api/3.0/mlflow/assistant/config", "/ajax-api/3.0/mlflow/assistant/message"):
-            answer = session.get(gate.url + path, timeout=10)
-            assert answer.status_code == 403
-            assert answer.json()["error_code"] == "PERMISSION_DENIED"
+        config = session.get(f"{gate.url}/ajax-api/3.0/mlflow/assistant/config", timeout=10)
+        message = session.post(
+            f"{gate.url}/ajax-api/3.0/mlflow/assistant/message", json={"message": "hello"}, timeout=10
+        )
+    assert config.json() == {"providers": {}, "projects": {}, "remote_access_allowed": False}
+    assert message.status_code == 403
+    assert message.json()["error_code"] == "PERMISSION_DENIED"
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.example.com"}, {"Origin": "https://evil.example.com"}])
