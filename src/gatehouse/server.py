@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatehouse import jobs, mlflow_app, schema
+from gatehouse import discovery, jobs, mlflow_app, schema
 from gatehouse.exit_codes import Exit
 from gatehouse.prepare import PROOF_NAME, SOCKET_NAME, write_private
 from gatehouse.schema import SchemaError
@@ -152,7 +152,11 @@ def serve(settings: Settings, run_directory: Path, ready: int) -> int:
     schema.ensure(settings.backend_store_uri, settings.startup_timeout * DATABASE_SHARE, say)
     from gatehouse import application
 
-    app = application.build((run_directory / PROOF_NAME).read_bytes(), os.environ["OAUTH2_PROXY_COOKIE_NAME"])
+    app = application.build(
+        (run_directory / PROOF_NAME).read_bytes(),
+        os.environ["OAUTH2_PROXY_COOKIE_NAME"],
+        (run_directory / discovery.FILE_NAME).read_bytes(),
+    )
     mlflow_app.open_stores()
     if jobs_on:
         jobs.start_runner(settings)

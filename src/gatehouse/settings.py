@@ -241,6 +241,7 @@ TABLE: tuple[Setting, ...] = (
         "instead of it: the bucket that clients write to themselves",
     ),
     Setting("OAUTH_PROXY_CONFIG", parse_file, "a complete oauth2-proxy file, used instead of the template"),
+    Setting("LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `gatehouse login`"),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
     Setting("APP_ENV", parse_environment_name, "which section of the access policy applies", "development"),
     Setting("WORKERS", parse_number(1, 64), "processes that serve MLflow", "1"),
@@ -282,6 +283,7 @@ class Settings:
     artifacts_destination: str | None
     default_artifact_root: str | None
     oauth_proxy_config: Path | None
+    login_client_id: str | None
     access_policy: Path | None
     app_env: str
     workers: int
