@@ -30,10 +30,9 @@ def trusted_origins() -> frozenset[str]:
     """
     uris = [os.environ.get("MLFLOW_TRACKING_URI", ""), os.environ.get("MLFLOW_REGISTRY_URI", "")]
     uris += os.environ.get("GATEHOUSE_SERVERS", "").replace(",", " ").split()
-    mlflow = sys.modules.get("mlflow")
-    for setting in ("get_tracking_uri", "get_registry_uri"):
-        if function := getattr(mlflow, setting, None):
-            uris.append(str(function()))
+    # Not get_registry_uri, which looks for Spark at each call; set_registry_uri sets the variable too (MLflow 3).
+    if get_tracking_uri := getattr(sys.modules.get("mlflow"), "get_tracking_uri", None):
+        uris.append(str(get_tracking_uri()))
     return frozenset(origin for uri in uris if (origin := origin_of(uri.strip())))
 
 
