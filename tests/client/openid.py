@@ -25,6 +25,7 @@ from tests.support import free_port, missing, wait_for
 
 SOURCE = Path(__file__).parent / "provider"
 LOGIN_CLIENT_ID = "gatehouse-cli"
+HOURLY_CLIENT_ID = "gatehouse-cli-hourly"  # the same with tokens of an hour
 GATE_SECRET = "what the gate shows at the provider"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
@@ -76,7 +77,7 @@ class OpenIdProvider:
             "issuer": self.issuer,
             "port": port,
             "jwks": {"keys": [self.key.as_dict(private=True)]},
-            "clients": [gate, command_line],
+            "clients": [gate, command_line, command_line | {"client_id": HOURLY_CLIENT_ID}],
             "life": {LOGIN_CLIENT_ID: self.life},
         }
         folder = installed()

@@ -10,6 +10,7 @@ from gatehouse import discovery, proxy_config
 from gatehouse.client.server import OFFERED_SETTINGS, Server
 from local.proxy_binary import ROOT
 from local.run import CLIENT_ID
+from tests.client.conftest import AUDIENCES
 from tests.client.googleapis import GCLOUD_AUDIENCE
 from tests.client.openid import LOGIN_CLIENT_ID, OpenIdProvider
 from tests.support import Gate
@@ -32,7 +33,7 @@ def test_anybody_may_read_it_and_it_names_provider_client_and_audiences(front: G
         "version": 1,
         "issuer": openid.issuer,
         "client_id": LOGIN_CLIENT_ID,
-        "audiences": sorted([front.url, CLIENT_ID, LOGIN_CLIENT_ID, GCLOUD_AUDIENCE]),
+        "audiences": sorted([front.url, CLIENT_ID, *AUDIENCES]),
     }
 
 
