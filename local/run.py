@@ -84,7 +84,6 @@ def gate_environment(data: Path, port: int, issuer: str, proxy: Path) -> dict[st
         "OAUTH2_PROXY_PROVIDER_DISPLAY_NAME": "the local provider",
         "OAUTH2_PROXY_OIDC_ISSUER_URL": issuer,
         "OAUTH2_PROXY_CLIENT_ID": CLIENT_ID,
-        "LOGIN_CLIENT_ID": CLIENT_ID,
         # The local provider accepts any; it proves nothing on one's own machine.
         "OAUTH2_PROXY_CLIENT_SECRET": "local",
         "OAUTH2_PROXY_COOKIE_SECRET": cookie_secret(data),

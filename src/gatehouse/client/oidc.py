@@ -326,7 +326,10 @@ def _checked(
 ) -> dict[str, Any]:
     """Check a token response (OpenID Connect Core 3.1.3.7)."""
     if status != 200:
-        raise SignInFailed(f"{provider.issuer} refused (HTTP {status}): {_said(tokens)}", "gatehouse login")
+        fix = "gatehouse login"
+        if tokens.get("error") == "invalid_client":
+            fix = f"register {client.id} as a public client (no secret), or give --client-secret-file"
+        raise SignInFailed(f"{provider.issuer} refused (HTTP {status}): {_said(tokens)}", fix)
     identity = tokens.get("id_token")
     claims = claims_of(identity) if isinstance(identity, str) else {}
     audience = claims.get("aud")
