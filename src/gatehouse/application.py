@@ -1,6 +1,6 @@
 """The ASGI application: MLflow behind Gatehouse's layers, composed in one place.
 
-Data flows one way: audit → identity → account → access → stamping → page → MLflow. Each layer knows only the
+Data flows one way: discovery → audit → identity → account → access → stamping → page → MLflow. Each layer knows only the
 next. The audit comes first because it writes the line of whatever answer leaves, also of a refusal by a layer
 below.
 """
@@ -16,6 +16,8 @@ from gatehouse import mlflow_app
 from gatehouse.access import AccessLayer
 from gatehouse.account import AccountLayer
 from gatehouse.audit import AuditLayer, AuditLog
+from gatehouse.discovery import FILE_NAME as DISCOVERY_NAME
+from gatehouse.discovery import DiscoveryLayer
 from gatehouse.dispatch import Dispatcher
 from gatehouse.identity import IdentityLayer
 from gatehouse.policy import PolicySource
@@ -57,7 +59,9 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
         trusted_hops=1 if environment.get("K_SERVICE") else 0,
         session_lifetime=session_lifetime(environment, run_directory / "proxy.cfg"),
     )
-    return AuditLayer(app, log, environment.get("GOOGLE_CLOUD_PROJECT"), settings.audit_reads)
+    app = AuditLayer(app, log, environment.get("GOOGLE_CLOUD_PROJECT"), settings.audit_reads)
+    # In front of all: the one document that says how to sign in is for strangers, and it is the same for everybody.
+    return DiscoveryLayer(app, (run_directory / DISCOVERY_NAME).read_bytes())
 
 
 def session_lifetime(environment: Mapping[str, str], proxy_file: Path) -> float | None:

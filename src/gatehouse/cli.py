@@ -15,6 +15,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "migrate": ("gatehouse.migrate", "upgrade the database's schema to the installed MLflow's"),
     "doctor": ("gatehouse.doctor", "check settings, database, artifact store and identity provider"),
     "health": ("gatehouse.health", "exit with 0 if the gate and MLflow behind it answer"),
+    "login": ("gatehouse.client.commands.login", "sign in to a tracking server, once for this machine"),
+    "logout": ("gatehouse.client.commands.logout", "forget that sign-in"),
+    "token": ("gatehouse.client.commands.token", "print an identity token, for curl"),
+    "whoami": ("gatehouse.client.commands.whoami", "show the identity that the server sees"),
 }
 
 USAGE_ERROR = 64  # EX_USAGE of sysexits.h

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import re
 import secrets
@@ -19,7 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gatehouse import proxy_config
+import tomllib
+
+from gatehouse import discovery, proxy_config
 from gatehouse.exit_codes import Exit
 from gatehouse.settings import (
     SECRETS,
@@ -172,7 +175,9 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     if own_path is None:
         problems += proxy_config.check_provider(resolved, provider)
         templates = proxy_config.folder_of_templates(template)
-        text = proxy_config.render(template.read_text(), provider, public_url or "https://example.com", templates)
+        text = proxy_config.render(
+            template.read_text(), provider, public_url or "https://example.com", templates, values["login_client_id"]
+        )
         write_private(config, text.encode())
     elif not file_problems:
         write_private(config, own_path.read_bytes())
@@ -182,6 +187,12 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         problems += check_port(address)
     proof = secrets.token_urlsafe(32)
     proxy_environment = proxy_config.proxy_environment(resolved, address, run_directory / SOCKET_NAME, proof)
+    login_client_id = values["login_client_id"]
+    proxy_file = own_file if own_path else tomllib.loads(text)
+    about = discovery.from_proxy(proxy_file, proxy_environment, login_client_id)
+    if login_client_id and login_client_id not in about.get("audiences", []):
+        what = f"is {login_client_id!r}, and the proxy takes no token for that audience"
+        problems.append(Problem("LOGIN_CLIENT_ID", what, "add it to the audiences: OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES"))
     secret_values = [resolved.get(name, "") for name in SECRETS]
     reported = {problem.name.removesuffix("_FILE") for problem in problems}
     if shutil.which("oauth2-proxy", path=resolved.get("PATH")) is None:
@@ -200,6 +211,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         raise SettingsError(problems)
 
     cookie = proxy_config.effective_cookie_name(resolved, own_path is not None, own_file, public_url)
+    write_private(run_directory / discovery.FILE_NAME, json.dumps(about).encode())
     write_private(run_directory / PROOF_NAME, proof.encode())
     write_private(run_directory / "proxy.env", environment_block(proxy_environment))
     write_private(run_directory / "server.env", environment_block(server_environment(resolved, public_url, cookie)))

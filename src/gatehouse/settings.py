@@ -248,6 +248,7 @@ TABLE: tuple[Setting, ...] = (
         "instead of it: the bucket that clients write to themselves",
     ),
     Setting("OAUTH_PROXY_CONFIG", parse_file, "a complete oauth2-proxy file, used instead of the template"),
+    Setting("LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `gatehouse login`"),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
     Setting("AUDIT_READS", parse_switch, "`true`: the audit log has a line for each read too", "false"),
     Setting("APP_ENV", parse_environment_name, "which section of the access policy applies", "development"),
@@ -290,6 +291,7 @@ class Settings:
     artifacts_destination: str | None
     default_artifact_root: str | None
     oauth_proxy_config: Path | None
+    login_client_id: str | None
     access_policy: Path | None
     audit_reads: bool
     app_env: str

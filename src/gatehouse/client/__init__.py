@@ -1,1 +1,19 @@
-"""The client plug-in: identity tokens that outlive the training run."""
+"""The client: identity tokens for MLflow's SDK and the command line that outlive a training run.
+
+Depends on google-auth and requests alone; nothing here imports the server's side.
+
+=================  ==============================================================================
+module             what it holds
+=================  ==============================================================================
+``plugin``         MLflow's entry point: ``MLFLOW_TRACKING_AUTH=gatehouse``
+``auth``           the requests hook that signs each request and retries a refused one once
+``keeper``         one token per server and process: renewed early, shared by threads, fork-safe
+``sources``        where a token comes from, in order
+``identity``       the token itself, read but not verified (the server verifies)
+``server``         the tracking server's origin, and what it says of itself
+``refusals``       what an answer that isn't MLflow's means, in words
+``oidc``, ``store``  sign-in at an OpenID provider; where its result is kept
+``doctor``         ``gatehouse doctor --client``
+``commands``       ``gatehouse login``, ``logout``, ``whoami`` and ``token``
+=================  ==============================================================================
+"""

@@ -1,0 +1,91 @@
+"""``GET /.well-known/gatehouse``: what a client must know before it can sign in. Nothing in it is secret.
+
+The one path that answers without an identity: the proxy lets it through (``skip_auth_routes``), and
+:class:`DiscoveryLayer`, outside all other layers, answers it from bytes made at start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+PATH = "/.well-known/gatehouse"
+#: Where ``gatehouse prepare`` leaves the document, in the run directory.
+FILE_NAME = "discovery.json"
+#: Of the document; clients ignore names that they don't know.
+VERSION = 1
+GOOGLE = "https://accounts.google.com"
+
+
+def document(
+    *,
+    issuer: str | None,
+    client_id: str | None,
+    audiences: list[str],
+    mlflow: Mapping[str, bool | int] | None = None,
+) -> dict[str, Any]:
+    """Build the document.
+
+    Args:
+        issuer: the OpenID provider at which people sign in.
+        client_id: its public client for ``gatehouse login``; None if nobody signs in from the command line.
+        audiences: every audience of a token that the proxy takes.
+        mlflow: settings of MLflow's client that this server offers, for example
+            ``{"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": True}``. The plug-in takes up those that it knows
+            (``gatehouse.client.server.OFFERED_SETTINGS``), where its user has set nothing.
+    """
+    named = {
+        "issuer": issuer,
+        "client_id": client_id,
+        "audiences": sorted(set(audiences)),
+        "mlflow": dict(mlflow or {}),
+    }
+    return {"version": VERSION} | {name: value for name, value in named.items() if value}
+
+
+def from_proxy(file: Mapping[str, Any], environment: Mapping[str, str], login_client_id: str | None) -> dict[str, Any]:
+    """Build the document from the proxy's file and environment, of which the latter wins, as for the proxy itself."""
+
+    def option(name: str) -> str:
+        return environment.get(f"OAUTH2_PROXY_{name.upper()}") or str(file.get(name) or "")
+
+    def options(name: str) -> list[str]:
+        given = environment.get(f"OAUTH2_PROXY_{name.upper()}")
+        listed = given.split(",") if given else file.get(name) or []
+        return [str(item).strip() for item in listed]
+
+    google = option("provider") in {"", "google"}
+    # oauth2-proxy's own Google provider takes no token for its client id; the others do.
+    audiences = [] if google else [option("client_id"), *options("oidc_extra_audiences")]
+    audiences += [item.rpartition("=")[2] for item in options("extra_jwt_issuers")]
+    return document(
+        issuer=GOOGLE if google else option("oidc_issuer_url") or None,
+        client_id=login_client_id,
+        audiences=[audience for audience in audiences if audience],
+    )
+
+
+class DiscoveryLayer:
+    """ASGI: answers the one path from memory, and passes everything else on untouched."""
+
+    def __init__(self, app: ASGIApp, body: bytes) -> None:
+        """Args: body: the document, as JSON."""
+        self._app = app
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "GET":
+            await self._app(scope, receive, send)
+            return
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(self._body)).encode()),
+            (b"cache-control", b"public, max-age=60"),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self._body})
