@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from deploy import backup, destroy, doctor, logs, release, rotate, session, status
+from deploy import backup, destroy, doctor, execute, logs, release, rotate, session, status
 from deploy.config import ConfigError
 from deploy.gcloud import GcloudError
 from deploy.session import Session, Stop
 from deploy.smoke import SmokeError
 
 #: Exit codes, from sysexits.h where it has one.
-OK, FAILED, USAGE, CONFIG, DENIED = 0, 1, 64, 78, 77
+FAILED, CONFIG, DENIED = 1, 78, release.DENIED
 
 Command = Callable[[Session, argparse.Namespace], int]
 
@@ -58,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
             help="the OAuth client's JSON file, as the Google console gives it for download",
         )
     made["apply"].add_argument("--yes", action="store_true", help="ask no confirmation")
+    made["apply"].add_argument(
+        "--parallel",
+        type=int,
+        default=execute.PARALLEL,
+        metavar="N",
+        help="steps at a time (default: %(default)s)",
+    )
     for name in ("apply", "rotate", "rollback"):
         made[name].add_argument(
             "--no-smoke",

@@ -407,7 +407,7 @@ def service_secrets(
         (f"--update-env-vars={','.join(f'{k}={v}' for k, v in environment.items())}",) if environment else ()
     )
     return (
-        "gcloud", "run", "deploy", config.names.service, f"--update-secrets={pairs}", *values, "--no-traffic", f"--tag={tag}",
+        "gcloud", "run", "services", "update", config.names.service, f"--update-secrets={pairs}", *values, "--no-traffic", f"--tag={tag}",
         _r(config), _p(config),
     )  # fmt: skip
 

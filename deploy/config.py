@@ -142,6 +142,10 @@ class Config:
         label = f"{tag}---{self.names.service}" if tag else self.names.service
         return f"https://{label}-{number}.{self.region}.run.app"
 
+    def public_url(self, number: str) -> str:
+        """Return the address that people use: the service's URL, or a domain of one's own."""
+        return str(self.data.get("public_url") or self.url(number))
+
     def connection_budget(self) -> tuple[int, int]:
         """Return (connections that the service can open, connections that the database allows).
 
@@ -353,6 +357,7 @@ MANAGED = (
     "APP_ENV",
     "WORKERS",
     "STARTUP_TIMEOUT",
+    "MLFLOW_SERVER_ALLOWED_HOSTS",
     "MLFLOW_CRYPTO_KEK_PASSPHRASE",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE",

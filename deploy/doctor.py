@@ -111,7 +111,7 @@ def examine(session: Session) -> list[Finding]:
             )
         )
     if state.serving:
-        url = config.url(state.number)
+        url = config.public_url(state.number)
         add("redirect URI", lambda: _redirect(session, url))
         add(
             "audience",

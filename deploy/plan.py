@@ -96,7 +96,7 @@ def _policy_changed(config: Config, state: State) -> bool:
 
 def make(config: Config, state: State, image: str, given_client_id: str = "") -> Plan:
     """Return the plan that takes `state` to what `config` wants."""
-    plan = Plan(config, state.number, image, config.url(state.number), serving=state.serving)
+    plan = Plan(config, state.number, image, config.public_url(state.number), serving=state.serving)
     _infrastructure(plan, config, state, given_client_id)
     _rights(plan, config, state)
     _release(plan, config, state, given_client_id or client_id(config, state) or service.CLIENT_ID)

@@ -7,10 +7,13 @@ import json
 
 from deploy import commands, cost, execute, image, observe, plan as planning, schema_job, service
 from deploy.config import CANDIDATE
+from deploy.gcloud import GcloudError
 from deploy.plan import Plan
 from deploy.session import Session, Stop, ask, oauth_client
 from deploy.smoke import SmokeError
 
+#: Exit code when nothing but a right was missing (EX_NOPERM of sysexits.h).
+DENIED = 77
 CONSOLE = "https://console.cloud.google.com"
 SIGNS = {"create": ("+", "green"), "change": ("~", "yellow"), "run": ("▸", "cyan")}
 
@@ -147,13 +150,21 @@ def apply(session: Session, arguments: argparse.Namespace) -> int:
         session.smoke(made.url, made.url)
         return 0
     outcome = execute.run(
-        made, session.gcloud, session.vault, lambda url: session.smoke(url, made.url), session.out
+        made,
+        session.gcloud,
+        session.vault,
+        lambda url: session.smoke(url, made.url),
+        session.out,
+        max(1, arguments.parallel),
     )
     if outcome.good:
         session.say(f"\n{session.config.environment} is up: {made.url}")
         return 0
     _report(session, made, outcome)
-    return 1
+    rights = all(
+        isinstance(error, GcloudError) and error.kind == "denied" for error in outcome.failed.values()
+    )
+    return DENIED if rights else 1
 
 
 def _report(session: Session, made: Plan, outcome: execute.Outcome) -> None:
@@ -186,7 +197,7 @@ def _report(session: Session, made: Plan, outcome: execute.Outcome) -> None:
 
 def smoke_test(session: Session, arguments: argparse.Namespace) -> int:
     """Test the live service."""
-    public = session.config.url(session.number())
+    public = session.config.public_url(session.number())
     session.smoke(arguments.url or public, public)
     session.say(f"✓ {arguments.url or public}")
     return 0
@@ -252,7 +263,7 @@ def rollback(session: Session, arguments: argparse.Namespace) -> int:
     if not arguments.no_smoke:
         gcloud.write(commands.service_tag(config, CANDIDATE, name))
         try:
-            session.smoke(config.url(state.number, CANDIDATE), config.url(state.number))
+            session.smoke(config.url(state.number, CANDIDATE), config.public_url(state.number))
         except SmokeError as error:
             raise Stop(f"{error}\n{state.serving} keeps all the traffic.") from None
         finally:

@@ -48,7 +48,7 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
         say("a new revision, without traffic …")
         gcloud.write(commands.service_secrets(config, changed, environment, CANDIDATE))
         if not arguments.no_smoke:
-            session.smoke(config.url(state.number, CANDIDATE), config.url(state.number))
+            session.smoke(config.url(state.number, CANDIDATE), config.public_url(state.number))
         gcloud.write(commands.service_promote(config, CANDIDATE))
     except (GcloudError, SmokeError) as error:
         if key == "database-url":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from deploy import secrets
-from deploy.config import GCLOUD_AUDIENCE, POOL_OVERFLOW, POOL_SIZE, Config
+from deploy.config import CANDIDATE, GCLOUD_AUDIENCE, POOL_OVERFLOW, POOL_SIZE, Config
 
 #: Stands in a plan for what is asked for in `apply`.
 CLIENT_ID = "${OAUTH2_PROXY_CLIENT_ID}"
@@ -19,20 +19,26 @@ Table = dict[str, str]
 
 def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
     """Return the container's settings that are no secrets."""
-    service, oauth, url = config.service, config.oauth, config.url(number)
+    service, oauth, url = config.service, config.oauth, config.public_url(number)
+    own = [] if "issuer" in oauth else [GCLOUD_AUDIENCE]
+    addresses = list(dict.fromkeys([url, config.url(number)]))
+    # A release is tested at its tag's own address, with the same tokens, before it has traffic.
+    hosts = [address.removeprefix("https://") for address in [*addresses, config.url(number, CANDIDATE)]]
     values = {
         "PUBLIC_URL": url,
         "ARTIFACTS_DESTINATION": f"{config.bucket}/{config.data['bucket']['prefix']}",
         "OAUTH2_PROXY_CLIENT_ID": client_id,
         "OAUTH2_PROXY_EMAIL_DOMAINS": ",".join(oauth["email_domains"]),
-        "OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES": ",".join([url, GCLOUD_AUDIENCE, *oauth["audiences"]]),
+        "OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES": ",".join([*addresses, *own, *oauth["audiences"]]),
         "APP_ENV": config.environment,
         "WORKERS": str(service["workers"]),
         "STARTUP_TIMEOUT": str(service["startup_timeout"]),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
         "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(POOL_SIZE),
         "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(POOL_OVERFLOW),
     }
     if "issuer" in oauth:
+        values["OAUTH2_PROXY_PROVIDER"] = "oidc"
         values["OAUTH2_PROXY_OIDC_ISSUER_URL"] = oauth["issuer"]
     if config.policy is not None:
         values["ACCESS_POLICY"] = secrets.POLICY_PATH

@@ -113,7 +113,7 @@ def gather(session: Session) -> dict[str, Any]:
         problems += [f"database: {line}" for line in sql_differences(config, state.sql)]
     result: dict[str, Any] = {
         "environment": config.environment,
-        "url": config.url(state.number),
+        "url": config.public_url(state.number),
         "revision": state.serving or None,
         "image": state.table.get("image"),
         "up_to_date": bool(state.table) and state.table.get("image") == wanted,

@@ -50,6 +50,10 @@ class Registry:
         tags[tagged] = "sha256:" + hashlib.sha256(tagged.encode()).hexdigest()
         return tags[tagged]
 
+    def seed(self, where: str, tags: list[str]) -> None:
+        """Have a repository (`LOCATION/NAME`) with images that others built."""
+        self.repositories[where] = Repository({"name": where}, {tag: f"sha256:{tag}" for tag in tags})
+
     def holds(self, image: str) -> bool:
         """Return whether an image (`HOST/PROJECT/REPOSITORY/NAME:TAG`) exists here."""
         host, _, rest_of = image.partition("/")

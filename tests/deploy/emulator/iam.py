@@ -17,7 +17,7 @@ class Iam:
         self.accounts: dict[str, dict[str, Any]] = {}
         self.policies: dict[str, Policy] = {}
         #: How many times a policy still refuses a new account ("does not exist"), per account.
-        self.lag = 1
+        self.lag = 0
         self._unheard: dict[str, int] = {}
         #: How many revisions still start with the rights of before, after a policy changed.
         self.stale = 0

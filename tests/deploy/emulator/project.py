@@ -32,7 +32,8 @@ class Project:
         self.billing = True
         #: Organisation policies in force: constraint → the effective rule.
         self.constraints: dict[str, dict[str, Any]] = {}
-        #: Freshly enabled APIs, which refuse the first request as in reality.
+        #: Whether a freshly enabled API refuses its first request, as in reality.
+        self.slow = False
         self.settling: set[str] = set()
 
     def must_serve(self, api: str, always: set[str]) -> None:
@@ -113,7 +114,7 @@ def enable_services(call: Call) -> Any:
             f"service(s) '{', '.join(call.body['serviceIds'])}' to proceed.",
         )
     fresh = set(call.body["serviceIds"]) - project.enabled
-    project.settling |= fresh
+    project.settling |= fresh if project.slow else set()
     project.enabled |= fresh
     return {"name": "operations/acat.p2-enable", "done": False}
 

@@ -424,6 +424,7 @@ def create_service(call: Call) -> Any:
         "namespace": call.emulator.project.number,
     }
     body["metadata"].setdefault("labels", {})["cloud.googleapis.com/location"] = run.region
+    body["spec"].setdefault("traffic", [{"latestRevision": True, "percent": 100}])
     run.services[name] = Service(body)
     run.reconcile(name)
     return _shown(body)

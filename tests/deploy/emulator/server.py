@@ -6,6 +6,7 @@ to the service that the emulated Cloud Run runs. Everything is recorded; nothing
 
 from __future__ import annotations
 
+import copy
 import http.client
 import http.server
 import json
@@ -54,6 +55,8 @@ class Recorded:
     status: int
     answer: str
     writes: bool
+    #: Whether Google describes such a request, and the emulator has it.
+    valid: bool
 
 
 class Emulator:
@@ -95,6 +98,14 @@ class Emulator:
         self._server.server_close()
         self.run.stop()
 
+    def adopt(self, other: Emulator) -> None:
+        """Take over a copy of another's state: a deployment that a test need not make anew."""
+        memo: dict[int, Any] = {id(other): self}
+        for name in ("project", "iam", "secrets", "storage", "sql", "registry", "builds", "logs"):
+            setattr(self, name, copy.deepcopy(getattr(other, name), memo))
+        for name in ("services", "revisions", "addresses", "jobs", "executions", "region"):
+            setattr(self.run, name, copy.deepcopy(getattr(other.run, name), memo))
+
     def environment(self, home: Path) -> dict[str, str]:
         """Return the variables that make gcloud and Python's clients come here, with a configuration of their own in `home`."""
         home.mkdir(parents=True, exist_ok=True)
@@ -120,7 +131,7 @@ class Emulator:
     def answer(self, host: str, http_method: str, target: str, headers: dict[str, str], raw: bytes) -> Raw:
         """Handle one API request."""
         url = urlsplit(target)
-        name, body, writes, path = "unknown", "", False, url.path
+        name, body, writes, valid, path = "unknown", "", False, False, url.path
         try:
             body = raw.decode("utf-8", "replace")
             api = "run.googleapis.com" if host.endswith("-run.googleapis.com") else host
@@ -141,7 +152,7 @@ class Emulator:
             handler = HANDLERS.get(name)
             if handler is None:
                 raise ApiError(501, "UNIMPLEMENTED", f"the emulator has no {name}")
-            writes = handler.writes
+            writes, valid = handler.writes, True
             headers = headers | {"x-region": host.removesuffix("-run.googleapis.com") if api != host else ""}
             call = Call(self, name, parameters, query, content, headers, raw, path)
             with self.lock:
@@ -160,7 +171,7 @@ class Emulator:
             )
             reply = Raw(json.dumps(error.body()).encode(), status=error.status)
         shown = reply.data.decode("utf-8", "replace")
-        self.requests.append(Recorded(name, target, body, reply.status, shown, writes))
+        self.requests.append(Recorded(name, target, body, reply.status, shown, writes, valid))
         return reply
 
     @property
@@ -170,7 +181,7 @@ class Emulator:
 
     def unknown(self) -> list[Recorded]:
         """Return the requests that were no valid call of a described and emulated method."""
-        return [r for r in self.requests if r.status in {400, 501} or r.method == "unknown"]
+        return [r for r in self.requests if not r.valid or r.status == 501]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -202,7 +213,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._forward(body)
             return
         headers = {key.lower(): value for key, value in self.headers.items()}
-        self._reply(self.emulator.answer(self.host, self.command, self.path, headers, body))
+        # A container comes without the proxy, by STORAGE_EMULATOR_HOST.
+        host = self.host or "storage.googleapis.com"
+        self._reply(self.emulator.answer(host, self.command, self.path, headers, body))
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _request
 

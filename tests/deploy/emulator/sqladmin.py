@@ -36,7 +36,7 @@ class Sql:
     instances: dict[str, Instance] = field(default_factory=dict)
     operations: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: How often an operation is looked at before it is done.
-    polls: int = 1
+    polls: int = 0
     engine: Engine | None = None
     quota_of_instances: int = 10
 
