@@ -46,9 +46,7 @@ def parser() -> argparse.ArgumentParser:
     made = {}
     for name, (_, text) in COMMANDS.items():
         made[name] = sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument(
-            "environment", help="a name in deploy/environments (dev, staging, prod), or a YAML file"
-        )
+        sub.add_argument("environment", help="a name in deploy/environments (dev, staging, prod), or a YAML file")
     for name in ("plan", "status", "doctor"):
         made[name].add_argument("--json", action="store_true", help="print JSON")
     for name in ("plan", "apply"):
@@ -73,12 +71,8 @@ def parser() -> argparse.ArgumentParser:
         )
     made["smoke"].add_argument("--url", help="another URL of the service, such as a tagged revision's")
     made["rotate"].add_argument("secret", choices=("cookie", "database", "oauth"))
-    made["rotate"].add_argument(
-        "--oauth-client", metavar="FILE", help="the new OAuth client's JSON file (for oauth)"
-    )
-    made["rollback"].add_argument(
-        "--to", metavar="REVISION", help="a certain revision, instead of the newest before"
-    )
+    made["rotate"].add_argument("--oauth-client", metavar="FILE", help="the new OAuth client's JSON file (for oauth)")
+    made["rollback"].add_argument("--to", metavar="REVISION", help="a certain revision, instead of the newest before")
     made["logs"].add_argument("--severity", default="DEFAULT", help="the least severity (WARNING, ERROR)")
     made["logs"].add_argument("--since", default="1h", help="how far back (default: 1h)")
     made["logs"].add_argument("--limit", type=int, default=100)

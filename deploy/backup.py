@@ -18,11 +18,7 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
         say(
             f"{item['id']}  {item.get('endTime', item.get('enqueuedTime', ''))[:19]}  {item['status']}  {item['type']}  {item.get('description', '')}"
         )
-    say(
-        "To restore one (everything written since is lost; the service must be on a release that knows that schema):"
-    )
+    say("To restore one (everything written since is lost; the service must be on a release that knows that schema):")
     newest = backups[0]["id"] if backups else "ID"
-    say(
-        f"  gcloud sql backups restore {newest} --restore-instance={config.names.sql} --project={config.project}"
-    )
+    say(f"  gcloud sql backups restore {newest} --restore-instance={config.names.sql} --project={config.project}")
     return 0

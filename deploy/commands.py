@@ -398,14 +398,10 @@ def service_deploy(config: Config, flags: tuple[str, ...], *, traffic: bool, tag
     )
 
 
-def service_secrets(
-    config: Config, changed: Mapping[str, str], environment: Mapping[str, str], tag: str
-) -> Argv:
+def service_secrets(config: Config, changed: Mapping[str, str], environment: Mapping[str, str], tag: str) -> Argv:
     """A new revision, without traffic, that differs in secrets' versions (and settings) alone."""
     pairs = ",".join(f"{setting}={reference}" for setting, reference in changed.items())
-    values = (
-        (f"--update-env-vars={','.join(f'{k}={v}' for k, v in environment.items())}",) if environment else ()
-    )
+    values = (f"--update-env-vars={','.join(f'{k}={v}' for k, v in environment.items())}",) if environment else ()
     return (
         "gcloud", "run", "services", "update", config.names.service, f"--update-secrets={pairs}", *values, "--no-traffic", f"--tag={tag}",
         _r(config), _p(config),
@@ -519,9 +515,7 @@ def job_delete(config: Config) -> Argv:
 
 def logs(config: Config, *, severity: str, freshness: str, limit: int) -> Argv:
     names = f'("{config.names.service}" OR "{config.names.job}")'
-    query = (
-        f"(resource.labels.service_name={names} OR resource.labels.job_name={names}) AND severity>={severity}"
-    )
+    query = f"(resource.labels.service_name={names} OR resource.labels.job_name={names}) AND severity>={severity}"
     return ("gcloud", "logging", "read", query, f"--freshness={freshness}", f"--limit={limit}", _p(config))
 
 

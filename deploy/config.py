@@ -95,17 +95,20 @@ class Config:
     @property
     def sql(self) -> dict[str, Any]:
         """The database's section."""
-        return dict(self.data["sql"])
+        section: dict[str, Any] = self.data["sql"]
+        return section
 
     @property
     def service(self) -> dict[str, Any]:
         """The service's section."""
-        return dict(self.data["service"])
+        section: dict[str, Any] = self.data["service"]
+        return section
 
     @property
     def oauth(self) -> dict[str, Any]:
         """Who may come in."""
-        return dict(self.data["oauth"])
+        section: dict[str, Any] = self.data["oauth"]
+        return section
 
     @property
     def account(self) -> str:
@@ -125,7 +128,8 @@ class Config:
     @property
     def labels(self) -> dict[str, str]:
         """The labels of every resource."""
-        return {"app": "gatehouse", "environment": self.environment} | self.data["labels"]
+        own: dict[str, str] = self.data["labels"]
+        return {"app": "gatehouse", "environment": self.environment} | own
 
     @property
     def policy_digest(self) -> str:
@@ -184,18 +188,14 @@ def load(environment: str, environ: Mapping[str, str], directory: Path = HERE / 
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in directory.glob("*.yaml")))
-        raise ConfigError(
-            str(path), [f"cannot be read ({error.strerror}). Environments here: {known}"]
-        ) from error
+        raise ConfigError(str(path), [f"cannot be read ({error.strerror}). Environments here: {known}"]) from error
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(str(path), [f"is no valid YAML: {' '.join(str(error).split())}"]) from error
     data = data if isinstance(data, dict) else {}
     problems = _override(data, environ)
-    problems += [
-        _told(error) for error in sorted(jsonschema.Draft202012Validator(SCHEMA).iter_errors(data), key=str)
-    ]
+    problems += [_told(error) for error in sorted(jsonschema.Draft202012Validator(SCHEMA).iter_errors(data), key=str)]
     if problems:
         raise ConfigError(str(path), problems)
     for place, part in leaves():
@@ -205,8 +205,8 @@ def load(environment: str, environ: Mapping[str, str], directory: Path = HERE / 
         if "default" in part:
             section.setdefault(place[-1], part["default"])
     data.setdefault("labels", {})
-    for section, key, empty in (("service", "env", {}), ("oauth", "audiences", [])):
-        data[section].setdefault(key, empty)
+    data["service"].setdefault("env", {})
+    data["oauth"].setdefault("audiences", [])
     data["service"]["cpu"] = str(data["service"]["cpu"])
     base = f"mlflow-{data['namespace']}"
     given = data.get("names", {})
@@ -225,11 +225,7 @@ def load(environment: str, environ: Mapping[str, str], directory: Path = HERE / 
             policy = file.read_text(encoding="utf-8")
         except OSError as error:
             problems.append(f"access_policy: {file} cannot be read ({error.strerror})")
-    lifecycle = (
-        path.parent / data["bucket"]["lifecycle"]
-        if "lifecycle" in data["bucket"]
-        else HERE / "lifecycle.json"
-    )
+    lifecycle = path.parent / data["bucket"]["lifecycle"] if "lifecycle" in data["bucket"] else HERE / "lifecycle.json"
     try:
         json.loads(lifecycle.read_text(encoding="utf-8"))["rule"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -267,15 +263,17 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
 
 def _told(error: jsonschema.ValidationError) -> str:
     path = "/".join(str(part) for part in error.absolute_path)
+    schema: dict[str, Any] = error.schema  # type: ignore[assignment]  # never a bare true or false here
+    instance: Any = error.instance
     if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
-        return f"{'/'.join(filter(None, [path, missing]))}: is missing. {_meaning(error.schema['properties'][missing])}".rstrip()
+        missing = next(key for key in schema["required"] if key not in instance)
+        return f"{'/'.join(filter(None, [path, missing]))}: is missing. {_meaning(schema['properties'][missing])}".rstrip()
     if error.validator == "additionalProperties":
-        known = error.schema.get("properties", {})
-        extra = ", ".join(sorted(set(error.instance) - set(known)))
+        known = schema.get("properties", {})
+        extra = ", ".join(sorted(set(instance) - set(known)))
         return f"{path + '/' if path else ''}{extra}: no such setting; known here: {', '.join(known)}"
     if error.validator == "pattern":
-        return f"{path}: {error.instance!r} must match {error.validator_value}. {_meaning(error.schema)}".rstrip()
+        return f"{path}: {error.instance!r} must match {error.validator_value}. {_meaning(schema)}".rstrip()
     return f"{path or 'the file'}: {error.message}"
 
 
@@ -329,9 +327,7 @@ def _cross_checks(config: Config) -> list[str]:
             f" with {service['workers']} workers can open {used}; take a larger tier or fewer instances"
         )
     clash = set(service["env"]) & set(MANAGED)
-    problems += [
-        f"service/env/{key}: is set by the deploy tool; use its own setting" for key in sorted(clash)
-    ]
+    problems += [f"service/env/{key}: is set by the deploy tool; use its own setting" for key in sorted(clash)]
     problems += [
         f"service/env/{key}: looks like a secret, and environment files hold none"
         for key in sorted(service["env"])

@@ -36,20 +36,13 @@ def estimate(config: Config) -> dict[str, float]:
         hour = cpus * SQL_CPU_HOUR + mebibytes / 1024 * SQL_GIB_HOUR
     memory = run["memory"]
     gib = int(memory[:-2]) / (1024 if memory.endswith("Mi") else 1)
-    warm = (
-        HOURS
-        * 3600
-        * run["min_instances"]
-        * (int(run["cpu"]) * RUN_IDLE_CPU_SECOND + gib * RUN_IDLE_GIB_SECOND)
-    )
+    warm = HOURS * 3600 * run["min_instances"] * (int(run["cpu"]) * RUN_IDLE_CPU_SECOND + gib * RUN_IDLE_GIB_SECOND)
     return {
         "database": round(HOURS * hour * twice, 2),
         "database storage": round(sql["storage_gb"] * SQL_STORAGE_GIB * twice, 2),
         "backups": round(sql["storage_gb"] * BACKUP_SHARE * SQL_BACKUP_GIB, 2),
         "warm instances": round(warm, 2),
-        "secrets and image": round(
-            len(secrets.wanted(config)) * SECRET_VERSION + IMAGE_GIB * REGISTRY_GIB, 2
-        ),
+        "secrets and image": round(len(secrets.wanted(config)) * SECRET_VERSION + IMAGE_GIB * REGISTRY_GIB, 2),
     }
 
 

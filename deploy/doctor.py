@@ -89,9 +89,7 @@ def examine(session: Session) -> list[Finding]:
         return findings
     missing = [api for api in commands.APIS if api not in state.apis]
     told = f"not enabled: {', '.join(missing)}" if missing else "all enabled"
-    findings.append(
-        Finding("APIs", not missing, told, "python -m deploy apply enables them" if missing else "")
-    )
+    findings.append(Finding("APIs", not missing, told, "python -m deploy apply enables them" if missing else ""))
     used, allowed = config.connection_budget()
     findings.append(
         Finding(

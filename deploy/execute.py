@@ -26,7 +26,7 @@ MARKS = {
     "running": ("…", "yellow"),
     "done": ("✓", "green"),
     "failed": ("✗", "red"),
-    "left": ("–", "dim"),
+    "left": ("-", "dim"),
 }
 
 
@@ -106,11 +106,7 @@ def run(
         with ThreadPoolExecutor(parallel) as pool:
             while waiting or running:
                 for step in list(waiting):
-                    if (
-                        not outcome.failed
-                        and set(step.needs) <= set(outcome.done)
-                        and len(running) < parallel
-                    ):
+                    if not outcome.failed and set(step.needs) <= set(outcome.done) and len(running) < parallel:
                         waiting.remove(step)
                         view.set(step, "running")
                         running[pool.submit(act, step)] = step

@@ -121,9 +121,7 @@ class Gcloud:
     """
 
     def __init__(self, environ: Mapping[str, str], patience: float = 150) -> None:
-        self.environ = {
-            key: value for key, value in environ.items() if not key.startswith("DEPLOY_")
-        } | SETTINGS
+        self.environ = {key: value for key, value in environ.items() if not key.startswith("DEPLOY_")} | SETTINGS
         self.patience = patience
         self.redactor = Redactor()
 
@@ -143,9 +141,7 @@ class Gcloud:
             )
         except FileNotFoundError as error:
             fix = (
-                "Install the Google Cloud CLI, or put it on PATH."
-                if argv[0] == "gcloud"
-                else f"Put {argv[0]} on PATH."
+                "Install the Google Cloud CLI, or put it on PATH." if argv[0] == "gcloud" else f"Put {argv[0]} on PATH."
             )
             raise GcloudError(argv, "other", f"{argv[0]}: no such program", fix) from error
         except subprocess.TimeoutExpired as error:
@@ -184,9 +180,7 @@ class Gcloud:
     def _error(self, argv: Sequence[str], stderr: str) -> GcloudError:
         text = self.redactor.clean(stderr)
         lines = [
-            line
-            for line in text.splitlines()
-            if line.strip() and not line.startswith(("WARNING", "- '@type'", "  "))
+            line for line in text.splitlines() if line.strip() and not line.startswith(("WARNING", "- '@type'", "  "))
         ]
         first = next((i for i, line in enumerate(lines) if line.startswith("ERROR")), 0)
         message = "\n".join(lines[first : first + 4]) or "gcloud failed without a word"
@@ -220,11 +214,7 @@ def role_for(argv: Sequence[str], text: str) -> tuple[str, str]:
     group = next((part for part in argv[1:] if part in GROUPS), "")
     wanted = (permission or GROUPS.get(group, "")).lower()
     role = next(
-        (
-            role
-            for start, role in ROLES.items()
-            if wanted.startswith(start.lower()) or start.lower() == wanted
-        ),
+        (role for start, role in ROLES.items() if wanted.startswith(start.lower()) or start.lower() == wanted),
         "roles/owner",
     )
     return permission, role

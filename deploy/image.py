@@ -26,20 +26,12 @@ def content_tag(root: Path = ROOT) -> str:
     digest = hashlib.sha256()
     for name in INPUTS:
         top = root / name
-        files = (
-            sorted(p for p in top.rglob("*") if p.is_file())
-            if top.is_dir()
-            else [top]
-            if top.is_file()
-            else []
-        )
+        files = sorted(p for p in top.rglob("*") if p.is_file()) if top.is_dir() else [top] if top.is_file() else []
         for file in files:
             if "__pycache__" in file.parts or any(part.endswith(".egg-info") for part in file.parts):
                 continue
             mode = "x" if file.stat().st_mode & 0o100 else "-"
-            digest.update(
-                f"{file.relative_to(root)} {mode} {file.stat().st_size}\n".encode() + file.read_bytes()
-            )
+            digest.update(f"{file.relative_to(root)} {mode} {file.stat().st_size}\n".encode() + file.read_bytes())
     return f"src-{digest.hexdigest()[:16]}"
 
 

@@ -11,9 +11,7 @@ from deploy.session import Session
 
 def main(session: Session, arguments: argparse.Namespace) -> int:
     """Print the entries, oldest first."""
-    argv = commands.logs(
-        session.config, severity=arguments.severity, freshness=arguments.since, limit=arguments.limit
-    )
+    argv = commands.logs(session.config, severity=arguments.severity, freshness=arguments.since, limit=arguments.limit)
     for entry in reversed(session.gcloud.json(argv) or []):
         payload = (
             entry.get("textPayload")

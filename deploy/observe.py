@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from deploy import commands, secrets, service
+from deploy import commands, secrets
+from deploy import service as services
 from deploy.config import Config
 from deploy.gcloud import Gcloud
+from deploy.service import Table
 
 PARALLEL = 6
 
@@ -42,11 +45,11 @@ class State:
     serving_revision: dict[str, Any] | None = None
 
     @property
-    def table(self) -> service.Table:
+    def table(self) -> Table:
         """The table of what serves; empty when nothing does."""
         if self.service is None or not self.serving:
             return {}
-        return service.found(self.service, self.serving_revision)
+        return services.found(self.service, self.serving_revision)
 
 
 def parallel(tasks: list[Callable[[], Any]]) -> list[Any]:
@@ -59,9 +62,7 @@ def parallel(tasks: list[Callable[[], Any]]) -> list[Any]:
 def holds(policy: dict[str, Any], role: str, member: str, condition: str = "") -> bool:
     """Return whether an IAM policy has this binding, with exactly this condition."""
     return any(
-        b["role"] == role
-        and member in b["members"]
-        and b.get("condition", {}).get("expression", "") == condition
+        b["role"] == role and member in b["members"] and b.get("condition", {}).get("expression", "") == condition
         for b in policy.get("bindings", [])
     )
 
@@ -127,37 +128,31 @@ def observe(config: Config, gcloud: Gcloud, image: str) -> State:
         look(commands.sql_operations(config), lambda v: setattr(state, "sql_operations", v or []))
     if state.service is not None:
         status = state.service.get("status", {})
-        state.serving = next(
-            (t["revisionName"] for t in status.get("traffic", []) if t.get("percent") == 100), ""
-        )
+        state.serving = next((t["revisionName"] for t in status.get("traffic", []) if t.get("percent") == 100), "")
         if state.serving and state.serving != status.get("latestCreatedRevisionName"):
             look(commands.revision_describe(config, state.serving), put("serving_revision"))
         if state.serving and status.get("latestReadyRevisionName") is None:
             state.serving = ""
-    pins = service.pinned(service.found(state.service)) if state.service is not None else {}
-    for key in state.secrets:
+    pins = services.pinned(services.found(state.service)) if state.service is not None else {}
+    for key, meta in state.secrets.items():
         name = config.names.secret(key)
-        look(
-            commands.secret_policy(config, name),
-            lambda v, key=key: state.secret_policies.update({key: v or {}}),
-        )  # type: ignore[misc]
-        changed = (
-            key == "access-policy"
-            and state.secrets[key].get("annotations", {}).get("sha256") != config.policy_digest
-        )
+        look(commands.secret_policy(config, name), partial(_take_policy, state, key))
+        changed = key == "access-policy" and meta.get("annotations", {}).get("sha256") != config.policy_digest
         if name not in pins or changed:
-
-            def take(value: Any, key: str = key) -> None:
-                numbers = {int(item["name"].rsplit("/", 1)[1]): item["state"] for item in value or []}
-                state.newest[key] = max(numbers, default=0)
-                state.enabled[key] = max((n for n, s in numbers.items() if s.upper() == "ENABLED"), default=0)
-
-            look(commands.secret_versions(config, name), take)
+            look(commands.secret_versions(config, name), partial(_take_versions, state, key))
     parallel(tasks)
     for key in state.secrets:
-        version = service.pinned(state.table).get(config.names.secret(key)) or pins.get(
-            config.names.secret(key)
-        )
+        version = services.pinned(state.table).get(config.names.secret(key)) or pins.get(config.names.secret(key))
         if key not in state.enabled and version and version.isdigit():
             state.newest[key] = state.enabled[key] = int(version)
     return state
+
+
+def _take_policy(state: State, key: str, policy: dict[str, Any] | None) -> None:
+    state.secret_policies[key] = policy or {}
+
+
+def _take_versions(state: State, key: str, versions: list[dict[str, Any]] | None) -> None:
+    states = {int(item["name"].rsplit("/", 1)[1]): item["state"].upper() for item in versions or []}
+    state.newest[key] = max(states, default=0)
+    state.enabled[key] = max((number for number, found in states.items() if found == "ENABLED"), default=0)

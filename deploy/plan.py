@@ -106,9 +106,7 @@ def make(config: Config, state: State, image: str, given_client_id: str = "") ->
 def _infrastructure(plan: Plan, config: Config, state: State, given_client_id: str) -> None:
     names = config.names
     if missing := [api for api in commands.APIS if api not in state.apis]:
-        plan.add(
-            Step("apis", "create", f"enable {len(missing)} APIs", commands.services_enable(config, missing))
-        )
+        plan.add(Step("apis", "create", f"enable {len(missing)} APIs", commands.services_enable(config, missing)))
     else:
         plan.kept.append("the APIs")
 
@@ -149,9 +147,7 @@ def _infrastructure(plan: Plan, config: Config, state: State, given_client_id: s
             )
         )
     elif how == "docker" and not state.image:
-        plan.add(
-            Step("image/build", "create", f"image {plan.image} (docker)", commands.docker_build(plan.image))
-        )
+        plan.add(Step("image/build", "create", f"image {plan.image} (docker)", commands.docker_build(plan.image)))
         plan.add(
             Step(
                 "image",
@@ -261,9 +257,7 @@ def sql_differences(config: Config, sql: dict[str, Any]) -> tuple[str, ...]:
 def _database(plan: Plan, config: Config, state: State) -> None:
     name = config.names.sql
     if state.sql is None:
-        title = (
-            f"database server {name} ({config.sql['version']}, {config.sql['tier']}; takes 5 to 10 minutes)"
-        )
+        title = f"database server {name} ({config.sql['version']}, {config.sql['tier']}; takes 5 to 10 minutes)"
         plan.add(Step("sql", "create", title, commands.sql_create(config), needs=("apis",)))
     elif state.sql_operations:
         operation = state.sql_operations[0]["name"]
@@ -414,9 +408,7 @@ def _release(plan: Plan, config: Config, state: State, client: str) -> None:
     changed = service.differences(before, after)
     if before and not changed:
         plan.kept.append(f"service {config.names.service} (revision {state.serving})")
-        leftover = any(
-            t.get("tag") == CANDIDATE for t in (state.service or {}).get("spec", {}).get("traffic", [])
-        )
+        leftover = any(t.get("tag") == CANDIDATE for t in (state.service or {}).get("spec", {}).get("traffic", []))
         if leftover:
             argv = commands.service_untag(config, CANDIDATE)
             plan.add(Step("untag", "change", "the tag of a release that was tried before", argv))
@@ -432,9 +424,7 @@ def _release(plan: Plan, config: Config, state: State, client: str) -> None:
     needs = (*ready, "migrate")
     if before:
         argv = commands.service_deploy(config, flags, traffic=False, tag=CANDIDATE)
-        plan.add(
-            Step("candidate", "change", "new revision, without traffic", argv, needs=needs, details=changed)
-        )
+        plan.add(Step("candidate", "change", "new revision, without traffic", argv, needs=needs, details=changed))
         tagged = config.url(state.number, CANDIDATE)
         plan.add(Step("smoke/candidate", "run", f"smoke test of {tagged}", url=tagged, needs=("candidate",)))
         # The candidate's name is known only once it exists: `--to-tags` follows the tag.
@@ -469,9 +459,7 @@ def _release(plan: Plan, config: Config, state: State, client: str) -> None:
                 details=changed if state.service else (),
             )
         )
-    plan.add(
-        Step("smoke", "run", f"smoke test of {plan.url}", url=plan.url, needs=("deploy", "traffic", "untag"))
-    )
+    plan.add(Step("smoke", "run", f"smoke test of {plan.url}", url=plan.url, needs=("deploy", "traffic", "untag")))
     plan.notes.append(
         "Cloud Run's own invoker check is off on purpose: oauth2-proxy in the container is the gate, and that check would strip the"
         " signature of the tokens it has to verify."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from deploy import commands, cost, execute, image, observe, plan as planning, schema_job, service
+from deploy import commands, cost, execute, image, observe, schema_job, service
+from deploy import plan as planning
 from deploy.config import CANDIDATE
 from deploy.gcloud import GcloudError
 from deploy.plan import Plan
@@ -104,11 +105,7 @@ def as_json(made: Plan) -> dict[str, object]:
 
 def _console_visit(session: Session, made: Plan) -> None:
     say, issuer = session.say, session.config.oauth.get("issuer", "")
-    where = (
-        f"the provider {issuer}"
-        if issuer
-        else f"{CONSOLE}/auth/clients/create?project={session.config.project}"
-    )
+    where = f"the provider {issuer}" if issuer else f"{CONSOLE}/auth/clients/create?project={session.config.project}"
     say("One visit to the console: create an OAuth client of the type «Web application» at")
     say(f"  {where}")
     say("with this redirect URI:")
@@ -120,17 +117,13 @@ def _questions(session: Session, made: Plan) -> str:
     if "oauth-client-secret" not in made.questions or session.vault.known("oauth-client-secret"):
         return ""
     _console_visit(session, made)
-    client = str(session.config.oauth.get("client_id", "")) or ask(
-        "OAuth client id (or the path of its JSON file): "
-    )
+    client = str(session.config.oauth.get("client_id", "")) or ask("OAuth client id (or the path of its JSON file): ")
     if client.endswith(".json"):
         client, secret, _ = oauth_client(client)
     else:
         secret = ask("OAuth client secret (not shown): ", hidden=True)
     if not client or not secret:
-        raise Stop(
-            "without an OAuth client nobody could sign in; run the same command again when there is one"
-        )
+        raise Stop("without an OAuth client nobody could sign in; run the same command again when there is one")
     session.vault.give("oauth-client-secret", secret)
     return client
 
@@ -161,9 +154,7 @@ def apply(session: Session, arguments: argparse.Namespace) -> int:
         session.say(f"\n{session.config.environment} is up: {made.url}")
         return 0
     _report(session, made, outcome)
-    rights = all(
-        isinstance(error, GcloudError) and error.kind == "denied" for error in outcome.failed.values()
-    )
+    rights = all(isinstance(error, GcloudError) and error.kind == "denied" for error in outcome.failed.values())
     return DENIED if rights else 1
 
 
@@ -232,11 +223,7 @@ def rollback(session: Session, arguments: argparse.Namespace) -> int:
         reverse=True,
     )
     names = [revision["metadata"]["name"] for revision in revisions]
-    older = [
-        r
-        for r in revisions[names.index(state.serving) + 1 :]
-        if r["status"]["conditions"][0]["status"] == "True"
-    ]
+    older = [r for r in revisions[names.index(state.serving) + 1 :] if r["status"]["conditions"][0]["status"] == "True"]
     if arguments.to:
         older = [r for r in revisions if r["metadata"]["name"] == arguments.to]
     if not older:

@@ -38,7 +38,7 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
         for setting, ref in service.references(config, _pins(session, state)).items()
         if ref.rsplit(":", 1)[0] == name
     }
-    changed = {setting: f"{name}:{new}" for setting in pins}
+    changed = dict.fromkeys(pins, f"{name}:{new}")
     try:
         if key == "database-url":
             say(
@@ -60,9 +60,7 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
         ) from None
     gcloud.write(commands.service_untag(config, CANDIDATE))
     if environment:
-        gcloud.write(
-            commands.secret_annotate(config, name, {"client-id": environment["OAUTH2_PROXY_CLIENT_ID"]})
-        )
+        gcloud.write(commands.secret_annotate(config, name, {"client-id": environment["OAUTH2_PROXY_CLIENT_ID"]}))
     for item in gcloud.json(commands.secret_versions(config, name)) or []:
         version = item["name"].rsplit("/", 1)[1]
         if version != new and item["state"].upper() == "ENABLED":
@@ -84,9 +82,7 @@ def _password(session: Session, url: str) -> None:
 
 def _new_client(session: Session, arguments: argparse.Namespace) -> str:
     """Take the new client's secret, and return its id if that changes too."""
-    path = arguments.oauth_client or ask(
-        "path of the new OAuth client's JSON file (empty: type the new secret): "
-    )
+    path = arguments.oauth_client or ask("path of the new OAuth client's JSON file (empty: type the new secret): ")
     if path:
         client, secret, _ = oauth_client(path)
     else:

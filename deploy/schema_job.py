@@ -50,9 +50,7 @@ def run(config: Config, gcloud: Gcloud, command: tuple[str, ...]) -> None:
             told = MEANING.get(code, message)
             raise JobError(
                 code,
-                f"the schema job failed: {told} (exit code {code})"
-                if code
-                else f"the schema job failed: {message}",
+                f"the schema job failed: {told} (exit code {code})" if code else f"the schema job failed: {message}",
             ) from error
         return
 

@@ -89,9 +89,7 @@ OF_THE_DATA = ("database-url", "kek-passphrase", "webhook-key")
 
 def wanted(config: Config) -> list[Secret]:
     """Return the secrets that this environment has."""
-    return [
-        secret for secret in SECRETS.values() if secret.key != "access-policy" or config.policy is not None
-    ]
+    return [secret for secret in SECRETS.values() if secret.key != "access-policy" or config.policy is not None]
 
 
 @dataclass(frozen=True)

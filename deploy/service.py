@@ -5,6 +5,7 @@ Two such tables compared line by line are the plan's "what would change".
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from deploy import secrets
@@ -42,7 +43,8 @@ def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
         values["OAUTH2_PROXY_OIDC_ISSUER_URL"] = oauth["issuer"]
     if config.policy is not None:
         values["ACCESS_POLICY"] = secrets.POLICY_PATH
-    return values | service["env"]
+    extra: dict[str, str] = service["env"]
+    return values | extra
 
 
 def references(config: Config, versions: dict[str, str]) -> dict[str, str]:
@@ -108,9 +110,7 @@ def found(service: dict[str, Any], revision: dict[str, Any] | None = None) -> Ta
         "network": _network(interface),
     }
     labels = template.get("metadata", {}).get("labels", {})
-    table |= {
-        f"label/{k}": v for k, v in labels.items() if "/" not in k and "." not in k and k != "managed-by"
-    }
+    table |= {f"label/{k}": v for k, v in labels.items() if "/" not in k and "." not in k and k != "managed-by"}
     for variable in container.get("env", []):
         reference = variable.get("valueFrom", {}).get("secretKeyRef")
         if reference:
@@ -126,8 +126,6 @@ def found(service: dict[str, Any], revision: dict[str, Any] | None = None) -> Ta
 
 
 def _network(interface: str) -> str:
-    import json
-
     if not interface:
         return "none"
     first = json.loads(interface)[0]
@@ -140,15 +138,13 @@ def differences(before: Table, after: Table) -> tuple[str, ...]:
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
         if old != new:
-            lines.append(
-                f"{key}: {old if old is not None else '(none)'} → {new if new is not None else '(none)'}"
-            )
+            lines.append(f"{key}: {old if old is not None else '(none)'} → {new if new is not None else '(none)'}")
     return tuple(lines)
 
 
 def pinned(table: Table) -> dict[str, str]:
     """Return secret's full name → version, as the table pins them."""
-    return dict(value.rsplit(":", 1) for key, value in table.items() if key.startswith("secret/"))  # type: ignore[misc]
+    return dict(value.rsplit(":", 1) for key, value in table.items() if key.startswith("secret/"))
 
 
 def _pairs(values: dict[str, str]) -> str:
@@ -158,17 +154,11 @@ def _pairs(values: dict[str, str]) -> str:
     return f"^{delimiter}^" + delimiter.join(f"{key}={value}" for key, value in values.items())
 
 
-def flags(
-    config: Config, number: str, client_id: str, image: str, versions: dict[str, str]
-) -> tuple[str, ...]:
+def flags(config: Config, number: str, client_id: str, image: str, versions: dict[str, str]) -> tuple[str, ...]:
     """Return `gcloud run deploy`'s flags for the wanted service."""
     service, sql = config.service, config.sql
     references_ = ",".join(f"{key}={value}" for key, value in references(config, versions).items())
-    least = (
-        f"--min-instances={service['min_instances']}"
-        if service["min_instances"]
-        else "--min-instances=default"
-    )
+    least = f"--min-instances={service['min_instances']}" if service["min_instances"] else "--min-instances=default"
     return (
         f"--image={image}",
         f"--service-account={config.account}",

@@ -29,9 +29,7 @@ WIDE = (
 def rights(config: Config, state: observe.State) -> list[str]:
     """Return what is missing from the service account's rights, or too wide, a line each."""
     member, found = f"serviceAccount:{config.account}", []
-    if not observe.holds(
-        state.project_policy, "roles/cloudsql.client", member, commands.sql_condition(config)
-    ):
+    if not observe.holds(state.project_policy, "roles/cloudsql.client", member, commands.sql_condition(config)):
         found.append(f"missing: roles/cloudsql.client on {config.names.sql}")
     if not observe.holds(state.bucket_policy, "roles/storage.objectUser", member):
         found.append(f"missing: roles/storage.objectUser on {config.bucket}")
@@ -105,9 +103,7 @@ def gather(session: Session) -> dict[str, Any]:
         if (ages[name]["days"] or 0) > OLD_SECRET_DAYS and key in secrets.ROTATABLE.values():
             problems.append(f"secret {name} is {ages[name]['days']} days old: python -m deploy rotate")
     good = [b for b in backups if b["status"] == "SUCCESSFUL"]
-    if state.sql is not None and (
-        not good or age(good[0].get("endTime", good[0]["enqueuedTime"])) > OLD_BACKUP_DAYS
-    ):
+    if state.sql is not None and (not good or age(good[0].get("endTime", good[0]["enqueuedTime"])) > OLD_BACKUP_DAYS):
         problems.append("no good backup of the last two days: python -m deploy backup")
     if state.sql is not None:
         problems += [f"database: {line}" for line in sql_differences(config, state.sql)]
@@ -147,7 +143,9 @@ def _schema(session: Session, state: observe.State) -> str:
         return f"unknown ({error.message})"
     if not runs:
         return "unknown (no migration has run)"
-    condition = next((c for c in runs[0]["status"].get("conditions", []) if c["type"] == "Completed"), {})
+    condition: dict[str, Any] = next(
+        (c for c in runs[0]["status"].get("conditions", []) if c["type"] == "Completed"), {}
+    )
     container = runs[0]["spec"]["template"]["spec"]["containers"][0]
     tag = container["image"].rsplit(":", 1)[-1]
     outcome = "up to date with" if condition.get("status") == "True" else "the last job failed for"

@@ -51,7 +51,7 @@ def sdk_root() -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="session")
-def gcloud_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def gcloud_folder() -> Iterator[Path]:
     """A folder for PATH whose `gcloud` is the real one, loaded once (see gcloud_server.py)."""
     root, python = sdk_root()
     folder = Path(tempfile.mkdtemp(prefix="gcloud", dir="/tmp"))  # a socket's path must be short
@@ -149,16 +149,12 @@ class Tool:
     def good(self, *arguments: str, answers: str = "") -> Result:
         """Run the tool; fail with what it printed unless it succeeds."""
         result = self.run(*arguments, answers=answers)
-        assert result.code == 0, (
-            f"deploy {' '.join(arguments)}: exit code {result.code}\n{result.text}{self.refused()}"
-        )
+        assert result.code == 0, f"deploy {' '.join(arguments)}: exit code {result.code}\n{result.text}{self.refused()}"
         return result
 
     def apply(self, *arguments: str) -> Result:
         """Apply with the OAuth client's file, without questions and without the smoke test."""
-        return self.good(
-            "apply", "--yes", "--no-smoke", "--oauth-client", str(self.client_file()), *arguments
-        )
+        return self.good("apply", "--yes", "--no-smoke", "--oauth-client", str(self.client_file()), *arguments)
 
     def client_file(self) -> Path:
         """Return the JSON file that the console gives for an OAuth client."""
@@ -173,11 +169,7 @@ class Tool:
 
     def commands(self) -> list[list[str]]:
         """Return the argument lists of every gcloud command so far."""
-        return (
-            [json.loads(line) for line in self.record.read_text().splitlines()]
-            if self.record.exists()
-            else []
-        )
+        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
 
     def refused(self) -> str:
         """Return the requests that were no valid API calls."""

@@ -5,6 +5,7 @@ The same code as `gcloud` runs, with the same arguments, environment, working di
 `client()` is what stands on PATH as `gcloud`.
 """
 
+# ruff: noqa: PTH109, PTH118, SIM105 - as small as can be: it is read before every command
 from __future__ import annotations
 
 import array
@@ -86,8 +87,7 @@ def _answer(connection: socket.socket) -> None:
 
 def _gcloud(arguments: list[str]) -> None:
     """Be gcloud; never returns."""
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: PTH123, SIM115
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     sys.argv[1:] = arguments
     code = 0
     try:
@@ -117,9 +117,7 @@ def client(path: str) -> int:
         record.write(json.dumps(sys.argv[2:]) + "\n")
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
-    body = json.dumps(
-        {"arguments": sys.argv[2:], "environment": dict(os.environ), "directory": os.getcwd()}
-    ).encode()
+    body = json.dumps({"arguments": sys.argv[2:], "environment": dict(os.environ), "directory": os.getcwd()}).encode()
     data = b"%08d" % len(body) + body
     fds = array.array("i", [0, 1, 2])
     sent = connection.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])

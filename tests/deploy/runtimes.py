@@ -46,9 +46,7 @@ class Server:
 
     def ask_for_passwords(self) -> None:
         """From now on, let nobody in without the right password (but the tests' own superuser)."""
-        rules = (
-            "local all gatehouse trust\nhost all gatehouse 127.0.0.1/32 trust\nlocal all all scram-sha-256\n"
-        )
+        rules = "local all gatehouse trust\nhost all gatehouse 127.0.0.1/32 trust\nlocal all all scram-sha-256\n"
         (self.postgres.data / "pg_hba.conf").write_text(rules)
         self.postgres.sql("SELECT pg_reload_conf()")
 
@@ -122,9 +120,7 @@ class Docker:
     def stop(self) -> None:
         """Remove every container of this runtime."""
         if self.names:
-            subprocess.run(
-                ["docker", "rm", "--force", *self.names], capture_output=True, timeout=60, check=False
-            )
+            subprocess.run(["docker", "rm", "--force", *self.names], capture_output=True, timeout=60, check=False)
         self.names.clear()
 
 

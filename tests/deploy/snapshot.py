@@ -21,7 +21,7 @@ def clean(value: Any) -> Any:
         return {
             key: clean(item)
             for key, item in value.items()
-            if not NOISE.search(key) and key != "name" or key == "name" and _stable(item)
+            if (not NOISE.search(key) and key != "name") or (key == "name" and _stable(item))
         }
     if isinstance(value, list):
         return [clean(item) for item in value]
@@ -29,9 +29,7 @@ def clean(value: Any) -> Any:
 
 
 def _stable(name: Any) -> bool:
-    return not (
-        isinstance(name, str) and re.search(r"-\d{5}-[a-z0-9]{3}$|-[a-z]{3}-[a-z]{3}-[a-z]{3}$", name)
-    )
+    return not (isinstance(name, str) and re.search(r"-\d{5}-[a-z0-9]{3}$|-[a-z]{3}-[a-z]{3}-[a-z]{3}$", name))
 
 
 def take(cloud: Emulator) -> dict[str, Any]:
@@ -56,8 +54,7 @@ def take(cloud: Emulator) -> dict[str, Any]:
         "accounts": sorted(cloud.iam.accounts),
         "policies": {
             where: sorted(
-                (b["role"], sorted(b["members"]), b.get("condition", {}).get("expression", ""))
-                for b in bindings
+                (b["role"], sorted(b["members"]), b.get("condition", {}).get("expression", "")) for b in bindings
             )
             for where, bindings in policies.items()
         },
@@ -74,9 +71,7 @@ def take(cloud: Emulator) -> dict[str, Any]:
             name: clean(i.meta) | {"databases": sorted(i.databases), "users": sorted(i.users)}
             for name, i in cloud.sql.instances.items()
         },
-        "repositories": {
-            name: clean(repository.meta) for name, repository in cloud.registry.repositories.items()
-        },
+        "repositories": {name: clean(repository.meta) for name, repository in cloud.registry.repositories.items()},
         "services": clean(services),
         "jobs": sorted(cloud.run.jobs),
     }

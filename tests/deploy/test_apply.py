@@ -56,12 +56,12 @@ def test_the_service_account_has_the_rights_it_needs_and_no_others(deployed: Too
         for b in cloud.project.policy.bindings
         if member in b["members"]
     ]
-    condition = f'resource.name == "projects/{PROJECT}/instances/mlflow-dev" && resource.service == "sqladmin.googleapis.com"'
+    condition = (
+        f'resource.name == "projects/{PROJECT}/instances/mlflow-dev" && resource.service == "sqladmin.googleapis.com"'
+    )
     assert given == [("roles/cloudsql.client", condition)]
     for bucket in cloud.storage.buckets.values():
-        assert [b["role"] for b in bucket.policy.bindings if member in b["members"]] == [
-            "roles/storage.objectUser"
-        ]
+        assert [b["role"] for b in bucket.policy.bindings if member in b["members"]] == ["roles/storage.objectUser"]
     for secret in cloud.secrets.all.values():
         assert [b["role"] for b in secret.policy.bindings] == ["roles/secretmanager.secretAccessor"]
 
@@ -127,12 +127,7 @@ def test_no_secret_is_in_any_argument_output_or_file(deployed: Tool) -> None:
 
 def test_the_printed_commands_work_when_pasted(straight: Tool, tool: Tool) -> None:
     """Each command of the plan in bash, by the gcloud of this machine: the result is what `apply` makes."""
-    lines = (
-        tool.good("plan")
-        .out.split("(run them at the top of the repository):\n\n")[1]
-        .split("\n\n")[0]
-        .splitlines()
-    )
+    lines = tool.good("plan").out.split("(run them at the top of the repository):\n\n")[1].split("\n\n")[0].splitlines()
     commands = [line for line in lines if not line.startswith(("export ", "python -m deploy smoke"))]
     assert len(commands) >= 20
     settings = {
@@ -212,9 +207,7 @@ def test_what_somebody_changed_by_hand_is_seen_and_set_right(deployed: Tool) -> 
     cloud = deployed.cloud
     cloud.storage.buckets[f"{PROJECT}-mlflow-dev"].meta["versioning"]["enabled"] = False
     cloud.secrets.all["mlflow-dev-cookie-secret"].policy.bindings.clear()
-    cloud.sql.instances["mlflow-dev"].meta["settings"]["ipConfiguration"]["sslMode"] = (
-        "ALLOW_UNENCRYPTED_AND_ENCRYPTED"
-    )
+    cloud.sql.instances["mlflow-dev"].meta["settings"]["ipConfiguration"]["sslMode"] = "ALLOW_UNENCRYPTED_AND_ENCRYPTED"
     result = deployed.good("plan")
     assert "versioning: false → true" in result.out
     assert "ssl mode: ALLOW_UNENCRYPTED_AND_ENCRYPTED → ENCRYPTED_ONLY" in result.out

@@ -59,10 +59,7 @@ def test_what_is_missing_is_told_with_its_meaning(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(ConfigError) as caught:
         load(str(path), {})
-    assert any(
-        line.startswith("project: is missing. The Google Cloud project's id")
-        for line in caught.value.problems
-    )
+    assert any(line.startswith("project: is missing. The Google Cloud project's id") for line in caught.value.problems)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +78,7 @@ def test_what_is_missing_is_told_with_its_meaning(tmp_path: Path) -> None:
         ({"access_policy": "nowhere.yaml"}, "access_policy", "cannot be read"),
     ],
 )
-def test_what_could_never_work_is_refused(
-    tmp_path: Path, changes: dict[str, Any], path: str, told: str
-) -> None:
+def test_what_could_never_work_is_refused(tmp_path: Path, changes: dict[str, Any], path: str, told: str) -> None:
     (line,) = problems(tmp_path, **changes)
     assert line.startswith(f"{path}: ")
     assert told in line

@@ -42,18 +42,14 @@ def test_prod_is_protected() -> None:
 @pytest.mark.parametrize("name", ["dev", "staging", "prod"])
 def test_the_database_lets_nobody_in_but_connectors(name: str) -> None:
     database = command(planned(config(name)), "sql")
-    assert {"--connector-enforcement=REQUIRED", "--ssl-mode=ENCRYPTED_ONLY", "--edition=enterprise"} <= set(
-        database
-    )
+    assert {"--connector-enforcement=REQUIRED", "--ssl-mode=ENCRYPTED_ONLY", "--edition=enterprise"} <= set(database)
     assert not [part for part in database if part.startswith("--authorized-networks") or "password" in part]
 
 
 def test_a_private_database_has_no_public_address_and_the_service_reaches_its_network() -> None:
     made = planned(config(SQL_NETWORK="default", SQL_SUBNET="default"))
     assert "--no-assign-ip" in command(made, "sql")
-    assert {"--network=default", "--subnet=default", "--vpc-egress=private-ranges-only"} <= set(
-        command(made, "deploy")
-    )
+    assert {"--network=default", "--subnet=default", "--vpc-egress=private-ranges-only"} <= set(command(made, "deploy"))
 
 
 @pytest.mark.parametrize("name", ["dev", "staging", "prod"])
@@ -159,8 +155,7 @@ def test_an_access_policy_is_mounted_from_a_secret(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(DEV | {"access_policy": "policy.yaml"}))
     made = planned(load(str(path), {}))
     assert any(
-        "/etc/gatehouse/access/policy.yaml=mlflow-dev-access-policy:1" in part
-        for part in command(made, "deploy")
+        "/etc/gatehouse/access/policy.yaml=mlflow-dev-access-policy:1" in part for part in command(made, "deploy")
     )
     assert any("ACCESS_POLICY=/etc/gatehouse/access/policy.yaml" in part for part in command(made, "deploy"))
 
@@ -180,7 +175,7 @@ def test_commands_name_their_project() -> None:
     """A command that took gcloud's default project would reach another project's resources."""
     made = planned(config())
     for step in made.steps:
-        assert (
-            not step.argv or "--project=demo-project" in step.argv or step.argv[:2] == ("gcloud", "projects")
-        ), step.argv
+        assert not step.argv or "--project=demo-project" in step.argv or step.argv[:2] == ("gcloud", "projects"), (
+            step.argv
+        )
     assert commands.project_bind(config())[3] == "demo-project"

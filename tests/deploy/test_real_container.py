@@ -25,9 +25,7 @@ def engine() -> None:
         or subprocess.run(["docker", "info"], capture_output=True, timeout=60, check=False).returncode
     ):
         missing("a Docker engine", "start Docker")
-    if subprocess.run(
-        ["docker", "image", "inspect", IMAGE], capture_output=True, timeout=60, check=False
-    ).returncode:
+    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, timeout=60, check=False).returncode:
         missing(f"the image {IMAGE}", "make image")
 
 

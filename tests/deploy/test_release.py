@@ -114,9 +114,7 @@ def test_a_failing_smoke_test_leaves_the_old_revision_with_all_the_traffic(deplo
     assert "has all the traffic, as before" in result.out
     assert len(deployed.cloud.run.revisions) == 2
     assert "e30.e30.c2ln" not in result.text
-    result = deployed.run(
-        "apply", "--yes", "--no-smoke"
-    )  # the candidate is still there; a second run goes on from it
+    result = deployed.run("apply", "--yes", "--no-smoke")  # the candidate is still there; a second run goes on from it
     assert result.code == 0
     assert served_image(deployed) == image("2")
 

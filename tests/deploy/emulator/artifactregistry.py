@@ -36,7 +36,7 @@ class Registry:
 
     def push(self, image: str) -> str:
         """Take an image by its full name and return its digest; raise ApiError if it has no place."""
-        host, _project, repository, tagged = image.split("/", 3)
+        host, _, repository, tagged = image.split("/", 3)
         where = f"{host.removesuffix('-docker.pkg.dev')}/{repository}"
         if where not in self.repositories:
             raise missing(f'name unknown: Repository "{repository}" not found')
@@ -72,9 +72,7 @@ def _repository(call: Call) -> Repository:
     call.emulator.project.must_be(parts[1])
     found = call.emulator.registry.repositories.get(f"{parts[3]}/{parts[5]}")
     if found is None:
-        raise missing(
-            f'Repository "projects/{parts[1]}/locations/{parts[3]}/repositories/{parts[5]}" not found'
-        )
+        raise missing(f'Repository "projects/{parts[1]}/locations/{parts[3]}/repositories/{parts[5]}" not found')
     return found
 
 
@@ -99,7 +97,7 @@ def create(call: Call) -> Any:
 
 @rest("artifactregistry.projects.locations.operations.get")
 def operation(call: Call) -> Any:
-    _, project, _, region, _, name = call.parameters["name"].split("/")
+    _, _, _, region, _, name = call.parameters["name"].split("/")
     kind, _, repository = name.partition("-")
     response: dict[str, Any] = {"@type": "type.googleapis.com/google.protobuf.Empty"}
     if kind == "create":
@@ -120,9 +118,7 @@ def get(call: Call) -> Any:
 )
 def patch(call: Call) -> Any:
     repository = _repository(call)
-    repository.meta |= {key: value for key, value in call.body.items() if key != "name"} | {
-        "updateTime": now()
-    }
+    repository.meta |= {key: value for key, value in call.body.items() if key != "name"} | {"updateTime": now()}
     return repository.meta
 
 

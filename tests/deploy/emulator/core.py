@@ -16,17 +16,13 @@ if TYPE_CHECKING:
     from tests.deploy.emulator.server import Emulator
 
 #: The regions that the emulated services exist in.
-REGIONS = frozenset(
-    {"europe-west1", "europe-west3", "europe-west4", "us-central1", "us-east1", "asia-northeast1"}
-)
+REGIONS = frozenset({"europe-west1", "europe-west3", "europe-west4", "us-central1", "us-east1", "asia-northeast1"})
 
 
 class ApiError(Exception):
     """An error answer: HTTP status, canonical code, and the message that gcloud shows."""
 
-    def __init__(
-        self, status: int, code: str, message: str, details: list[dict[str, Any]] | None = None
-    ) -> None:
+    def __init__(self, status: int, code: str, message: str, details: list[dict[str, Any]] | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.details = status, code, message, details or []
 
@@ -183,9 +179,7 @@ class Policy:
             if not re.match(r"(roles|projects/[^/]+/roles)/", binding["role"]):
                 raise invalid(f"Role {binding['role']} is not supported for this resource.")
             if "condition" in binding and policy.get("version") != 3:
-                raise invalid(
-                    "Requested policy version is 1 but the policy has conditions; version 3 is needed."
-                )
+                raise invalid("Requested policy version is 1 but the policy has conditions; version 3 is needed.")
             known = {m for b in self.bindings for m in b["members"]}
             for member in binding["members"]:
                 if not MEMBER.fullmatch(member):

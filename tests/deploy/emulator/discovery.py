@@ -67,7 +67,7 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(out + re.escape(path[end:]) + r"\Z")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def methods(host: str) -> tuple[Method, ...]:
     """Return every method of the APIs at `host`."""
     found: list[Method] = []
@@ -121,9 +121,7 @@ def problems(method: Method, query: dict[str, list[str]], body: object) -> list[
         description = method.parameters.get(key)
         if description is None:
             if key not in COMMON_PARAMETERS:
-                found.append(
-                    f'Invalid JSON payload received. Unknown name "{key}": Cannot bind query parameter.'
-                )
+                found.append(f'Invalid JSON payload received. Unknown name "{key}": Cannot bind query parameter.')
             continue
         for value in values:
             if "enum" in description and value not in description["enum"] and key not in {"alt", "$.xgafv"}:
@@ -158,21 +156,15 @@ def _check(schema: dict[str, Any], value: object, where: str, schemas: dict[str,
             elif extra is not None:
                 found += _check(extra, item, here, schemas)
             else:
-                found.append(
-                    f"Invalid JSON payload received. Unknown name \"{key}\" at '{place}': Cannot find field."
-                )
+                found.append(f"Invalid JSON payload received. Unknown name \"{key}\" at '{place}': Cannot find field.")
         return found
     if kind == "array":
         if not isinstance(value, list):
             return [f"Invalid value at '{place}': expected a list"]
-        return [
-            p for i, item in enumerate(value) for p in _check(schema["items"], item, f"{where}[{i}]", schemas)
-        ]
+        return [p for i, item in enumerate(value) for p in _check(schema["items"], item, f"{where}[{i}]", schemas)]
     if kind == "boolean" and not isinstance(value, bool):
         return [f"Invalid value at '{place}' (TYPE_BOOL), {value!r}"]
-    if kind in {"integer", "number"} and (
-        isinstance(value, bool) or not re.fullmatch(r"-?\d+(\.\d+)?", str(value))
-    ):
+    if kind in {"integer", "number"} and (isinstance(value, bool) or not re.fullmatch(r"-?\d+(\.\d+)?", str(value))):
         return [f"Invalid value at '{place}' (TYPE_INT32), {value!r}"]
     if kind == "string":
         numeric = schema.get("format") in {"int64", "uint64"}

@@ -89,9 +89,7 @@ def delete(call: Call) -> Any:
     return {}
 
 
-@rest(
-    "iamcredentials.projects.serviceAccounts.generateIdToken", permission="iam.serviceAccounts.getOpenIdToken"
-)
+@rest("iamcredentials.projects.serviceAccounts.generateIdToken", permission="iam.serviceAccounts.getOpenIdToken")
 def generate_id_token(call: Call) -> Any:
     iam = call.emulator.iam
     email = call.parameters["name"].split("/")[3]

@@ -13,9 +13,28 @@ OWNER = {"role": "roles/owner", "members": ["user:owner@example.com"]}
 KNOWN = {
     f"{name}.googleapis.com"
     for name in (
-        "run sqladmin secretmanager artifactregistry cloudbuild iam iamcredentials cloudresourcemanager serviceusage "
-        "storage logging compute sql-component servicenetworking cloudbilling orgpolicy sts"
-    ).split()
+        *(
+            "run",
+            "sqladmin",
+            "sql-component",
+            "secretmanager",
+            "artifactregistry",
+            "cloudbuild",
+            "iam",
+            "iamcredentials",
+            "sts",
+        ),
+        *(
+            "cloudresourcemanager",
+            "serviceusage",
+            "storage",
+            "logging",
+            "compute",
+            "servicenetworking",
+            "cloudbilling",
+            "orgpolicy",
+        ),
+    )
 }
 
 
@@ -25,9 +44,7 @@ class Project:
     def __init__(self, project_id: str, number: str) -> None:
         self.id, self.number = project_id, number
         #: A new project has these, and more that do not matter here.
-        self.enabled = {
-            f"{api}.googleapis.com" for api in ("serviceusage", "storage", "logging", "sql-component")
-        }
+        self.enabled = {f"{api}.googleapis.com" for api in ("serviceusage", "storage", "logging", "sql-component")}
         self.policy = Policy([dict(OWNER)])
         self.billing = True
         #: Organisation policies in force: constraint → the effective rule.

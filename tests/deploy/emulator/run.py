@@ -124,9 +124,7 @@ class CloudRun:
         for name, service in self.services.items():
             for target in service.meta["status"].get("traffic", []):
                 tagged = "tag" in target and host == self.url(name, target["tag"]).removeprefix("https://")
-                if tagged or (
-                    target.get("percent") == 100 and host == self.url(name).removeprefix("https://")
-                ):
+                if tagged or (target.get("percent") == 100 and host == self.url(name).removeprefix("https://")):
                     return self.addresses.get(target["revisionName"])
         return None
 
@@ -150,9 +148,7 @@ class CloudRun:
         for mount in container.get("volumeMounts", []):
             secret = volumes[mount["name"]]["secret"]
             for item in secret["items"]:
-                files[f"{mount['mountPath']}/{item['path']}"] = self._secret(
-                    account, secret["secretName"], item["key"]
-                )
+                files[f"{mount['mountPath']}/{item['path']}"] = self._secret(account, secret["secretName"], item["key"])
         instances = tuple(filter(None, notes.get("run.googleapis.com/cloudsql-instances", "").split(",")))
         probe = container.get("startupProbe", {})
         return Launch(
@@ -186,9 +182,7 @@ class CloudRun:
         try:
             return self.cloud.secrets.value(name, version)
         except (KeyError, IndexError) as error:
-            raise RuntimeError(
-                f"Secret projects/{number}/secrets/{name}/versions/{version} was not found"
-            ) from error
+            raise RuntimeError(f"Secret projects/{number}/secrets/{name}/versions/{version} was not found") from error
 
     def reconcile(self, name: str) -> None:
         """Make a revision of the service's template if it is new, and point traffic where the spec says."""
@@ -246,9 +240,7 @@ class CloudRun:
     def _ready(self, revision: str) -> bool:
         return bool(self.revisions[revision]["status"]["conditions"][0]["status"] == "True")
 
-    def _start(
-        self, service: str, name: str, template: dict[str, Any], meta: dict[str, Any]
-    ) -> tuple[str, str] | None:
+    def _start(self, service: str, name: str, template: dict[str, Any], meta: dict[str, Any]) -> tuple[str, str] | None:
         condition: dict[str, Any] = {"type": "Ready", "status": "True", "lastTransitionTime": now()}
         failure = None
         try:
@@ -310,9 +302,7 @@ class CloudRun:
         memory = container.get("resources", {}).get("limits", {}).get("memory", "512Mi")
         size = re.fullmatch(r"(\d+)(Mi|Gi)", memory)
         if not size:
-            raise invalid(
-                f"spec.template.spec.containers[0].resources.limits.memory: Invalid value: '{memory}'"
-            )
+            raise invalid(f"spec.template.spec.containers[0].resources.limits.memory: Invalid value: '{memory}'")
         mebibytes = int(size[1]) * (1024 if size[2] == "Gi" else 1)
         if notes.get("run.googleapis.com/execution-environment") == "gen2" and mebibytes < 512:
             raise invalid("Total memory < 512 Mi is not supported with gen2 execution environment.")
@@ -334,9 +324,7 @@ class CloudRun:
         if "iam.serviceAccounts.actAs" in self.cloud.denied:
             raise denied("iam.serviceaccounts.actAs", account)
         if not account:
-            raise invalid(
-                "the emulator wants a service account of the service's own, not the project's default"
-            )
+            raise invalid("the emulator wants a service account of the service's own, not the project's default")
         for instance in filter(None, notes.get("run.googleapis.com/cloudsql-instances", "").split(",")):
             if instance.split(":")[-1] not in self.cloud.sql.instances:
                 raise ApiError(
@@ -478,9 +466,7 @@ def get_policy(call: Call) -> Any:
 @rest("run.namespaces.revisions.list", permission="run.revisions.list")
 def list_revisions(call: Call) -> Any:
     _namespace(call)
-    selector = dict(
-        pair.split("=") for pair in re.split(r",\s*", call.option("labelSelector")) if "=" in pair
-    )
+    selector = dict(pair.split("=") for pair in re.split(r",\s*", call.option("labelSelector")) if "=" in pair)
     found = [
         revision
         for revision in reversed(call.emulator.run.revisions.values())
@@ -631,9 +617,7 @@ def list_executions(call: Call) -> Any:
 @rest("run.namespaces.tasks.list", permission="run.tasks.list")
 def list_tasks(call: Call) -> Any:
     _namespace(call)
-    selector = dict(
-        pair.split("=") for pair in re.split(r",\s*", call.option("labelSelector")) if "=" in pair
-    )
+    selector = dict(pair.split("=") for pair in re.split(r",\s*", call.option("labelSelector")) if "=" in pair)
     wanted = selector.get("run.googleapis.com/execution", "").strip()
     execution = call.emulator.run.executions.get(wanted)
     if execution is None:

@@ -128,7 +128,7 @@ def add_version(call: Call) -> Any:
     data = base64.urlsafe_b64decode(call.body["payload"]["data"].translate(str.maketrans("+/", "-_")))
     if not 0 < len(data) <= 65536:
         raise invalid("Secret Payload must be between 1 and 65536 bytes.")
-    checksum = int.from_bytes(google_crc32c.Checksum(data).digest(), "big")
+    checksum = int(google_crc32c.value(data))
     if int(call.body["payload"].get("dataCrc32c", checksum)) != checksum:
         raise invalid("The checksum does not match.")
     number = len(secret.versions) + 1
@@ -162,7 +162,7 @@ def access(call: Call) -> Any:
         raise ApiError(
             400, "FAILED_PRECONDITION", f"Secret Version [{version['name']}] is in {version['state']} state."
         )
-    checksum = int.from_bytes(google_crc32c.Checksum(version["data"]).digest(), "big")
+    checksum = int(google_crc32c.value(version["data"]))
     payload = {"data": base64.b64encode(version["data"]).decode(), "dataCrc32c": str(checksum)}
     return {"name": version["name"], "payload": payload}
 
@@ -178,9 +178,7 @@ def disable(call: Call) -> Any:
     return _shown(version)
 
 
-@rest(
-    "secretmanager.projects.secrets.versions.enable", permission="secretmanager.versions.enable", writes=True
-)
+@rest("secretmanager.projects.secrets.versions.enable", permission="secretmanager.versions.enable", writes=True)
 def enable(call: Call) -> Any:
     version = _version(call)
     version["state"] = "ENABLED"

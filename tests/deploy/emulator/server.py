@@ -10,7 +10,6 @@ import copy
 import http.client
 import http.server
 import json
-import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -62,9 +61,7 @@ class Recorded:
 class Emulator:
     """One project in an emulated cloud. `with Emulator(directory) as cloud: …` serves until the end of the block."""
 
-    def __init__(
-        self, directory: Path, project_id: str = "demo-project", number: str = "123456789012"
-    ) -> None:
+    def __init__(self, directory: Path, project_id: str = "demo-project", number: str = "123456789012") -> None:
         self.lock = threading.RLock()
         self.directory = directory
         self.project = project.Project(project_id, number)
@@ -88,9 +85,7 @@ class Emulator:
         self.port = int(self._server.server_address[1])
 
     def __enter__(self) -> Emulator:
-        threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        ).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -139,9 +134,7 @@ class Emulator:
                 raise ApiError(404, "NOT_FOUND", f"no such host: {host}")
             found = discovery.find(api, http_method, path)
             if found is None:
-                raise ApiError(
-                    404, "NOT_FOUND", f"Google describes no such method: {http_method} {host}{path}"
-                )
+                raise ApiError(404, "NOT_FOUND", f"Google describes no such method: {http_method} {host}{path}")
             method, parameters = found
             name = method.id
             query = parse_qs(url.query, keep_blank_values=True)
@@ -164,11 +157,7 @@ class Emulator:
                 self.after_write(call)
             reply = result if isinstance(result, Raw) else Raw(json.dumps(result).encode())
         except Exception as problem:
-            error = (
-                problem
-                if isinstance(problem, ApiError)
-                else ApiError(501, "INTERNAL", f"emulator: {problem!r}")
-            )
+            error = problem if isinstance(problem, ApiError) else ApiError(501, "INTERNAL", f"emulator: {problem!r}")
             reply = Raw(json.dumps(error.body()).encode(), status=error.status)
         shown = reply.data.decode("utf-8", "replace")
         self.requests.append(Recorded(name, target, body, reply.status, shown, writes, valid))
@@ -204,11 +193,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _request(self) -> None:
         length = int(self.headers.get("content-length") or 0)
-        body = (
-            self._chunks()
-            if "chunked" in self.headers.get("transfer-encoding", "")
-            else self.rfile.read(length)
-        )
+        body = self._chunks() if "chunked" in self.headers.get("transfer-encoding", "") else self.rfile.read(length)
         if self.host.endswith(".run.app"):
             self._forward(body)
             return
@@ -266,10 +251,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(data)
-        except (OSError, http.client.HTTPException, socket.timeout) as error:
+        except (OSError, http.client.HTTPException) as error:
             self._reply(Raw(f"upstream: {error}".encode(), {"Content-Type": "text/plain"}, 503))
         finally:
             connection.close()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:
         del format, args

@@ -117,15 +117,9 @@ def insert(call: Call) -> Any:
             f"Invalid request: Invalid Tier ({settings.get('tier')}) for (ENTERPRISE) Edition.",
         )
     if not body.get("databaseVersion", "").startswith("POSTGRES_"):
-        raise ApiError(
-            400, "INVALID_ARGUMENT", f"Invalid value: databaseVersion {body.get('databaseVersion')}"
-        )
-    if settings.get("edition") != "ENTERPRISE" and settings["tier"].startswith(
-        ("db-f1", "db-g1", "db-custom")
-    ):
-        raise ApiError(
-            400, "INVALID_ARGUMENT", f"Invalid Tier ({settings['tier']}) for (ENTERPRISE_PLUS) Edition."
-        )
+        raise ApiError(400, "INVALID_ARGUMENT", f"Invalid value: databaseVersion {body.get('databaseVersion')}")
+    if settings.get("edition") != "ENTERPRISE" and settings["tier"].startswith(("db-f1", "db-g1", "db-custom")):
+        raise ApiError(400, "INVALID_ARGUMENT", f"Invalid Tier ({settings['tier']}) for (ENTERPRISE_PLUS) Edition.")
     network = settings.get("ipConfiguration", {})
     if not network.get("ipv4Enabled", True) and not network.get("privateNetwork"):
         raise ApiError(
@@ -211,8 +205,7 @@ def delete(call: Call) -> Any:
 def list_databases(call: Call) -> Any:
     instance = _instance(call)
     items = [
-        {"kind": "sql#database", "instance": call.parameters["instance"], **d}
-        for d in instance.databases.values()
+        {"kind": "sql#database", "instance": call.parameters["instance"], **d} for d in instance.databases.values()
     ]
     return {"kind": "sql#databasesList", "items": items}
 
@@ -224,15 +217,12 @@ def insert_database(call: Call) -> Any:
         raise ApiError(
             400,
             "INVALID_ARGUMENT",
-            f"Invalid request: failed to create database {name}. Detail: pq: database "
-            f'"{name}" already exists.',
+            f'Invalid request: failed to create database {name}. Detail: pq: database "{name}" already exists.',
         )
     if call.emulator.sql.engine:
         call.emulator.sql.engine.create_database(name)
     instance.databases[name] = {"name": name, "charset": call.body.get("charset", "UTF8")}
-    return call.emulator.sql.operation(
-        call.parameters["project"], call.parameters["instance"], "CREATE_DATABASE"
-    )
+    return call.emulator.sql.operation(call.parameters["project"], call.parameters["instance"], "CREATE_DATABASE")
 
 
 @rest("sql.users.list", permission="cloudsql.users.list")
@@ -241,8 +231,7 @@ def list_users(call: Call) -> Any:
     return {
         "kind": "sql#usersList",
         "items": [
-            {"kind": "sql#user", "name": n, "instance": call.parameters["instance"], "host": ""}
-            for n in instance.users
+            {"kind": "sql#user", "name": n, "instance": call.parameters["instance"], "host": ""} for n in instance.users
         ],
     }
 
@@ -291,9 +280,7 @@ def insert_backup(call: Call) -> Any:
             "endTime": now(),
         },
     )
-    return call.emulator.sql.operation(
-        call.parameters["project"], call.parameters["instance"], "BACKUP_VOLUME"
-    )
+    return call.emulator.sql.operation(call.parameters["project"], call.parameters["instance"], "BACKUP_VOLUME")
 
 
 @rest("sql.backupRuns.list", permission="cloudsql.backupRuns.list")
@@ -314,7 +301,5 @@ def get_operation(call: Call) -> Any:
 @rest("sql.operations.list", permission="cloudsql.instances.get")
 def list_operations(call: Call) -> Any:
     sql = call.emulator.sql
-    items = [
-        sql.shown(o) for o in reversed(sql.operations.values()) if o["targetId"] == call.option("instance")
-    ]
+    items = [sql.shown(o) for o in reversed(sql.operations.values()) if o["targetId"] == call.option("instance")]
     return {"kind": "sql#operationsList", "items": items}

@@ -56,11 +56,7 @@ def _bucket(call: Call) -> Bucket:
 def insert(call: Call) -> Any:
     project, name = call.emulator.project, call.body["name"]
     project.must_be(call.option("project"))
-    if (
-        not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", name)
-        or name.startswith("goog")
-        or "google" in name
-    ):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", name) or name.startswith("goog") or "google" in name:
         raise invalid(f"Invalid bucket name: '{name}'")
     if name in call.emulator.storage.buckets or name in call.emulator.storage.held_by_others:
         raise ApiError(
