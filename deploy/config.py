@@ -267,7 +267,9 @@ def _told(error: jsonschema.ValidationError) -> str:
     instance: Any = error.instance
     if error.validator == "required":
         missing = next(key for key in schema["required"] if key not in instance)
-        return f"{'/'.join(filter(None, [path, missing]))}: is missing. {_meaning(schema['properties'][missing])}".rstrip()
+        return (
+            f"{'/'.join(filter(None, [path, missing]))}: is missing. {_meaning(schema['properties'][missing])}".rstrip()
+        )
     if error.validator == "additionalProperties":
         known = schema.get("properties", {})
         extra = ", ".join(sorted(set(instance) - set(known)))

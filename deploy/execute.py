@@ -110,6 +110,8 @@ def run(
                         waiting.remove(step)
                         view.set(step, "running")
                         running[pool.submit(act, step)] = step
+                if not running and not outcome.failed:
+                    raise AssertionError(f"these steps wait for none that there is: {[step.key for step in waiting]}")
                 if not running:
                     break
                 ended, _ = wait(running, return_when=FIRST_COMPLETED)

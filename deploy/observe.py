@@ -70,14 +70,14 @@ def holds(policy: dict[str, Any], role: str, member: str, condition: str = "") -
 def observe(config: Config, gcloud: Gcloud, image: str) -> State:
     """Look at everything that belongs to the environment. Raises GcloudError."""
     state = State()
-    services, project = parallel(
+    enabled, project = parallel(
         [
             lambda: gcloud.json(commands.services_list(config)),
             lambda: gcloud.json(commands.project_describe(config)),
         ]
     )
     state.number = str(project["projectNumber"])
-    state.apis = {item["config"]["name"] for item in services}
+    state.apis = {item["config"]["name"] for item in enabled}
 
     def on(api: str) -> bool:
         return f"{api}.googleapis.com" in state.apis

@@ -138,7 +138,7 @@ def apply(session: Session, arguments: argparse.Namespace) -> int:
         if not arguments.yes and ask("Do it? [y/N] ").lower() not in {"y", "yes"}:
             raise Stop("nothing was changed")
     if arguments.no_smoke:
-        made.steps = [step for step in made.steps if not step.url]
+        made.leave_out_smoke_tests()
     elif not made.steps:
         session.smoke(made.url, made.url)
         return 0

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 from deploy.commands import ROOT
@@ -34,12 +35,13 @@ def run(
 ) -> None:
     """Test the service at `url`, which calls itself `public_url` (they differ for a tagged revision). Raises SmokeError."""
     redactor.know(token)
-    for name, part in (
-        ("strangers get 401", lambda: _strangers(url, environ)),
-        ("a browser is sent to sign in", lambda: _browser(url, public_url, environ)),
-        ("curl with a token gets in", lambda: _curl(url, token, environ)),
-        ("the SDK logs a run with an artifact", lambda: _sdk(url, token, environ)),
-    ):
+    parts: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("strangers get 401", partial(_strangers, url, environ)),
+        ("a browser is sent to sign in", partial(_browser, url, public_url, environ)),
+        ("curl with a token gets in", partial(_curl, url, token, environ)),
+        ("the SDK logs a run with an artifact", partial(_sdk, url, token, environ)),
+    )
+    for name, part in parts:
         try:
             part()
         except SmokeError as error:

@@ -155,23 +155,24 @@ def _paste(tool: Tool, command: str, settings: dict[str, str]) -> None:
 
 
 def test_a_missing_right_is_named_with_the_role_to_grant_and_the_next_run_continues(tool: Tool) -> None:
-    for permission, role in (
-        ("serviceusage.services.enable", "roles/serviceusage.serviceUsageAdmin"),
-        ("storage.buckets.create", "roles/storage.admin"),
-        ("secretmanager.secrets.create", "roles/secretmanager.admin"),
-        ("iam.serviceAccounts.create", "roles/iam.serviceAccountAdmin"),
-        ("artifactregistry.repositories.create", "roles/artifactregistry.admin"),
-        ("cloudsql.instances.create", "roles/cloudsql.admin"),
-        ("resourcemanager.projects.setIamPolicy", "roles/resourcemanager.projectIamAdmin"),
-        ("run.services.create", "roles/run.admin"),
-        ("iam.serviceAccounts.actAs", "roles/iam.serviceAccountUser"),
-    ):
-        tool.cloud.denied = {permission}
+    rights = {
+        "serviceusage.services.enable": "roles/serviceusage.serviceUsageAdmin",
+        "storage.buckets.create": "roles/storage.admin",
+        "secretmanager.secrets.create": "roles/secretmanager.admin",
+        "iam.serviceAccounts.create": "roles/iam.serviceAccountAdmin",
+        "artifactregistry.repositories.create": "roles/artifactregistry.admin",
+        "cloudsql.instances.create": "roles/cloudsql.admin",
+        "resourcemanager.projects.setIamPolicy": "roles/resourcemanager.projectIamAdmin",
+        "run.services.create": "roles/run.admin",
+        "iam.serviceAccounts.actAs": "roles/iam.serviceAccountUser",
+    }
+    tool.cloud.denied = set(rights)
+    for permission, role in rights.items():
         result = tool.run("apply", "--yes", "--no-smoke", "--oauth-client", str(tool.client_file()))
         assert result.code == 77, permission + result.text
         grant = f"gcloud projects add-iam-policy-binding {PROJECT} --member=user:YOU@YOUR.DOMAIN --role={role} --condition=None"
         assert grant in result.out, permission + result.text
-    tool.cloud.denied = set()
+        tool.cloud.denied.remove(permission)
     tool.apply()
 
 
