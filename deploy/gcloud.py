@@ -209,7 +209,7 @@ def classify(text: str) -> Kind:
 
 def role_for(argv: Sequence[str], text: str) -> tuple[str, str]:
     """Return (permission, role) that would have allowed a command; the permission may be empty."""
-    found = _PERMISSION.search(text)
+    found = _PERMISSION.search(re.sub(r"\(gcloud[^)]*\)", "", text))
     permission = found[1] if found else ""
     group = next((part for part in argv[1:] if part in GROUPS), "")
     wanted = (permission or GROUPS.get(group, "")).lower()

@@ -414,7 +414,10 @@ def _release(plan: Plan, config: Config, state: State, client: str) -> None:
     changed = service.differences(before, after)
     if before and not changed:
         plan.kept.append(f"service {config.names.service} (revision {state.serving})")
-        leftover = any(t.get("tag") == CANDIDATE for t in (state.service or {}).get("spec", {}).get("traffic", []))
+        status = (state.service or {}).get("status", {})
+        good = status.get("latestCreatedRevisionName") == status.get("latestReadyRevisionName")
+        # A candidate that never came up has no address to take away, and gcloud can't change traffic without complaining of it.
+        leftover = good and any(target.get("tag") == CANDIDATE for target in status.get("traffic", []))
         if leftover:
             argv = commands.service_untag(config, CANDIDATE)
             plan.add(Step("untag", "change", "the tag of a release that was tried before", argv))

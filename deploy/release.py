@@ -223,7 +223,8 @@ def rollback(session: Session, arguments: argparse.Namespace) -> int:
         reverse=True,
     )
     names = [revision["metadata"]["name"] for revision in revisions]
-    older = [r for r in revisions[names.index(state.serving) + 1 :] if r["status"]["conditions"][0]["status"] == "True"]
+    before = revisions[names.index(state.serving) + 1 :] if state.serving in names else []
+    older = [revision for revision in before if revision["status"]["conditions"][0]["status"] == "True"]
     if arguments.to:
         older = [r for r in revisions if r["metadata"]["name"] == arguments.to]
     if not older:

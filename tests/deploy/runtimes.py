@@ -75,12 +75,12 @@ class Docker:
             *options,
         ]
         for instance in launch.sql_instances:
-            command.append(f"--volume={self.server.postgres.folder}:/cloudsql/{instance}:ro")
+            command.append(f"--mount=type=bind,source={self.server.postgres.folder},target=/cloudsql/{instance},readonly")
         for path, data in launch.files.items():
             file = self.folder / f"{launch.name}-{Path(path).name}"
             file.write_bytes(data)
             file.chmod(0o644)
-            command.append(f"--volume={file}:{path}:ro")
+            command.append(f"--mount=type=bind,source={file},target={path},readonly")
         self.names.append(f"gh-{self.cloud.port}-{launch.name}")
         return [*command, self.image, *launch.arguments]
 
@@ -108,6 +108,7 @@ class Docker:
             timeout=JOB_LIMIT_S,
             check=False,
         )
+        assert done.returncode != 125, done.stderr  # docker itself
         return done.returncode, done.stdout + done.stderr
 
     def log(self) -> str:

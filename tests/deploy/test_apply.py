@@ -97,7 +97,7 @@ def test_killed_after_every_write_in_turn_the_end_is_the_same(straight: Tool, to
             break
         assert len(killed_at) < 80, f"it makes no headway: {killed_at}"
     assert process.returncode == 0, out + err + tool.refused()
-    assert killed_at == {(request.method, request.path.split("?")[0]) for request in straight.cloud.writes}
+    assert killed_at >= {(request.method, request.path.split("?")[0]) for request in straight.cloud.writes}
     assert len(killed_at) >= 25
     assert snapshot.take(cloud) == snapshot.take(straight.cloud)
     password = cloud.sql.instances["mlflow-dev"].users["mlflow"].encode()

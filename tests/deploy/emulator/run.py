@@ -360,6 +360,12 @@ def _last(name: str) -> str:
     return name.rsplit("/", 1)[1]
 
 
+def _selector(call: Call) -> dict[str, str]:
+    """Return the labels that a list is narrowed to: `key = value, …`."""
+    pairs = (pair.split("=") for pair in call.option("labelSelector").split(",") if "=" in pair)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
 def _namespace(call: Call) -> None:
     call.emulator.project.must_be((call.parameters.get("parent") or call.parameters["name"]).split("/")[1])
 
@@ -466,11 +472,11 @@ def get_policy(call: Call) -> Any:
 @rest("run.namespaces.revisions.list", permission="run.revisions.list")
 def list_revisions(call: Call) -> Any:
     _namespace(call)
-    selector = dict(pair.split("=") for pair in re.split(r",\s*", call.option("labelSelector")) if "=" in pair)
+    selector = _selector(call)
     found = [
         revision
         for revision in reversed(call.emulator.run.revisions.values())
-        if all(revision["metadata"]["labels"].get(key) == value.strip() for key, value in selector.items())
+        if all(revision["metadata"]["labels"].get(key) == value for key, value in selector.items())
     ]
     return {"items": found, "kind": "RevisionList", "apiVersion": "serving.knative.dev/v1", "metadata": {}}
 
@@ -607,7 +613,11 @@ def get_execution(call: Call) -> Any:
 def list_executions(call: Call) -> Any:
     _namespace(call)
     return {
-        "items": [_shown(e) for e in reversed(call.emulator.run.executions.values())],
+        "items": [
+            _shown(e)
+            for e in reversed(call.emulator.run.executions.values())
+            if _selector(call).items() <= e["metadata"]["labels"].items()
+        ],
         "kind": "ExecutionList",
         "apiVersion": "run.googleapis.com/v1",
         "metadata": {},
@@ -617,8 +627,8 @@ def list_executions(call: Call) -> Any:
 @rest("run.namespaces.tasks.list", permission="run.tasks.list")
 def list_tasks(call: Call) -> Any:
     _namespace(call)
-    selector = dict(pair.split("=") for pair in re.split(r",\s*", call.option("labelSelector")) if "=" in pair)
-    wanted = selector.get("run.googleapis.com/execution", "").strip()
+    selector = _selector(call)
+    wanted = selector.get("run.googleapis.com/execution", "")
     execution = call.emulator.run.executions.get(wanted)
     if execution is None:
         return {"items": [], "kind": "TaskList", "apiVersion": "run.googleapis.com/v1", "metadata": {}}
