@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from deploy.session import Session, Stop
 from deploy.smoke import SmokeError
 
 #: Exit codes, from sysexits.h where it has one.
-FAILED, CONFIG, DENIED = 1, 78, release.DENIED
+FAILED, USAGE, CONFIG, DENIED = 1, 64, 78, release.DENIED
 
 Command = Callable[[Session, argparse.Namespace], int]
 
@@ -37,11 +38,18 @@ COMMANDS: dict[str, tuple[Command, str]] = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Ends with EX_USAGE, as every command of Gatehouse does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print how it is used, what is wrong, and end."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
-    top = argparse.ArgumentParser(
-        prog="python -m deploy", description="Gatehouse on Cloud Run: one small file per environment."
-    )
+    top = Parser(prog="python -m deploy", description="Gatehouse on Cloud Run: one small file per environment.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = {}
     for name, (_, text) in COMMANDS.items():

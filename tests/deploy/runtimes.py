@@ -75,7 +75,9 @@ class Docker:
             *options,
         ]
         for instance in launch.sql_instances:
-            command.append(f"--mount=type=bind,source={self.server.postgres.folder},target=/cloudsql/{instance},readonly")
+            command.append(
+                f"--mount=type=bind,source={self.server.postgres.folder},target=/cloudsql/{instance},readonly"
+            )
         for path, data in launch.files.items():
             file = self.folder / f"{launch.name}-{Path(path).name}"
             file.write_bytes(data)

@@ -7,9 +7,10 @@ import signal
 import subprocess
 
 import pytest
+import yaml
 
 from tests.deploy import snapshot
-from tests.deploy.conftest import ACCOUNT, CLIENT_ID, CLIENT_SECRET, PROJECT, ROOT, TIMEOUT_S, URL, Tool
+from tests.deploy.conftest import ACCOUNT, CLIENT_ID, CLIENT_SECRET, PROJECT, ROOT, TIMEOUT_S, URL, Tool, image
 from tests.deploy.emulator import Emulator
 from tests.deploy.emulator.core import Call
 
@@ -125,25 +126,59 @@ def test_no_secret_is_in_any_argument_output_or_file(deployed: Tool) -> None:
     assert CLIENT_ID.encode() in seen  # the search does find what is there
 
 
-def test_the_printed_commands_work_when_pasted(straight: Tool, tool: Tool) -> None:
-    """Each command of the plan in bash, by the gcloud of this machine: the result is what `apply` makes."""
+def printed_commands(tool: Tool) -> list[str]:
+    """Return the commands that the plan prints, but for the smoke tests."""
     lines = tool.good("plan").out.split("(run them at the top of the repository):\n\n")[1].split("\n\n")[0].splitlines()
-    commands = [line for line in lines if not line.startswith(("export ", "python -m deploy smoke"))]
+    return [line for line in lines if not line.startswith(("export ", "python -m deploy smoke"))]
+
+
+def test_the_printed_commands_work_when_pasted(straight: Tool, tool: Tool) -> None:
+    """Each command in bash, by the gcloud of this machine started anew each time: the result is what `apply` makes."""
+    commands = printed_commands(tool)
     assert len(commands) >= 20
+    for command in commands:
+        _paste(tool, command, PATH=os.environ["PATH"])
+    assert snapshot.take(tool.cloud) == snapshot.take(straight.cloud)
+
+
+def test_the_printed_commands_of_production_work(tool: Tool) -> None:
+    """With all that differs from dev: a protected standby database, a warm instance, a private network, an access policy."""
+    (tool.home / "policy.yaml").write_text("admins: [owner@example.com]\n")
+    production = yaml.safe_load((ROOT / "deploy" / "environments" / "prod.yaml").read_text())
+    production["bucket"]["lifecycle"] = str(ROOT / "deploy" / "lifecycle-long.json")
+    production |= {"project": PROJECT, "image": image("1"), "access_policy": "policy.yaml", "namespace": "dev"}
+    production["sql"] |= {"network": "default", "subnet": "default"}
+    tool.configure(**production)
+    for command in printed_commands(tool):
+        _paste(tool, command)
+    assert tool.cloud.sql.instances["mlflow-dev"].meta["settings"]["deletionProtectionEnabled"] is True
+    assert "Nothing to do" in tool.good("plan").out
+    assert not tool.refused()
+
+
+def test_the_printed_commands_of_a_release_work(deployed: Tool) -> None:
+    deployed.configure(image=image("2"), service={"memory": "2Gi"}, sql={"tier": "db-g1-small"})
+    commands = printed_commands(deployed)
+    assert [command.split()[1:4] for command in commands[-3:]] == [
+        ["run", "deploy", "mlflow-dev"],
+        ["run", "services", "update-traffic"],
+        ["run", "services", "update-traffic"],
+    ]
+    for command in commands:
+        _paste(deployed, command)
+    assert "Nothing to do" in deployed.good("plan").out
+    assert not deployed.refused()
+
+
+def _paste(tool: Tool, command: str, **environment: str) -> None:
     settings = {
         "OAUTH2_PROXY_CLIENT_ID": CLIENT_ID,
         "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
         "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "1",
     }
-    for command in commands:
-        _paste(tool, command, settings)
-    assert snapshot.take(tool.cloud) == snapshot.take(straight.cloud)
-
-
-def _paste(tool: Tool, command: str, settings: dict[str, str]) -> None:
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
-        env=tool.environment() | settings,
+        env=tool.environment() | settings | environment,
         cwd=ROOT,
         input=f"{CLIENT_SECRET}\n",
         capture_output=True,
