@@ -1,9 +1,12 @@
 """What an environment costs in a month without use: the list prices that the estimate stands on, and the sum.
 
-The figures are US dollars for us-central1 (Iowa), on demand, without taxes and discounts, from Google's pages "Cloud SQL pricing", "Cloud Run
-pricing", "Cloud Storage pricing", "Secret Manager pricing" and "Artifact Registry pricing", as they were quoted in PRICES_READ. Other
-regions cost 0 to 40 % more. They were not checked against the live pages: take the sum as an order of magnitude, and the calculator
-(cloud.google.com/products/calculator) for a budget.
+US dollars, us-central1 (Iowa), on demand, without taxes and discounts; other regions cost up to 40 % more. Where each figure comes from:
+
+* Cloud SQL Enterprise, CPU and memory: "Google Cloud SQL Pricing", usage.ai, May 2026, which quotes cloud.google.com/sql/pricing.
+* The rest is written down from Google's pages "Cloud SQL pricing", "Cloud Run pricing" (tier 1), "Secret Manager pricing" and "Artifact
+  Registry pricing" without being able to open them: **not verified**.
+
+Take the sum as an order of magnitude; the calculator (cloud.google.com/products/calculator) has the truth.
 """
 
 from __future__ import annotations
