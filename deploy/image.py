@@ -15,7 +15,9 @@ INPUTS = (
     "start.sh",
     "oauth2_proxy.cfg.tmpl",
     "pyproject.toml",
-    "requirements",
+    "README.md",
+    "LICENSE",
+    "requirements/server.txt",
     "proxy",
     "src",
 )

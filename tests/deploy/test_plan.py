@@ -9,9 +9,10 @@ import yaml
 
 from deploy import commands, cost, plan, service
 from deploy.config import Config, load
+from deploy.image import INPUTS, content_tag
 from deploy.observe import State
 from deploy.plan import Plan
-from tests.deploy.conftest import DEV, NUMBER, image
+from tests.deploy.conftest import DEV, NUMBER, ROOT, image
 
 
 def config(name: str = "dev", **changes: object) -> Config:
@@ -179,3 +180,24 @@ def test_commands_name_their_project() -> None:
             step.argv
         )
     assert commands.project_bind(config())[3] == "demo-project"
+
+
+def test_the_images_tag_covers_all_that_the_dockerfile_copies() -> None:
+    """A source that is missing from the tag's digest would be changed without a new image."""
+    lines = [line.split()[1:-1] for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("COPY ")]
+    copied = [source for line in lines if not line[0].startswith("--from") for source in line]
+    assert "start.sh" in copied
+    for source in copied:
+        assert any(source == known or source.startswith(f"{known}/") for known in INPUTS), source
+
+
+def test_the_images_tag_follows_from_the_content(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("1")
+    first = content_tag(tmp_path)
+    (tmp_path / "src" / "__pycache__").mkdir()
+    (tmp_path / "src" / "__pycache__" / "a.pyc").write_text("noise")
+    (tmp_path / "notes.txt").write_text("noise")
+    assert content_tag(tmp_path) == first
+    (tmp_path / "src" / "a.py").write_text("2")
+    assert content_tag(tmp_path) != first
