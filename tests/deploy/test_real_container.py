@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,12 @@ from tests.deploy.test_release import served_image
 from tests.support import Postgres, Provider, missing
 
 IMAGE = "gatehouse:dev"
+
+
+def options(provider: Provider) -> dict[str, Any]:
+    """Return the environment's settings: people of example.com and the project's own service accounts may come in."""
+    domains = ["example.com", f"{PROJECT}.iam.gserviceaccount.com"]
+    return {"oauth": {"email_domains": domains, "issuer": provider.issuer}, "service": {"startup_timeout": 240}}
 
 
 @pytest.fixture
@@ -44,11 +51,7 @@ def real(
     cloud.run.runtime = Docker(cloud, server, IMAGE)
     cloud.iam.sign = lambda account, audience: provider.token_of(account, audience)
     tool = make_tool(cloud)
-    options = {
-        "oauth": {"email_domains": ["example.com"], "issuer": provider.issuer},
-        "service": {"startup_timeout": 240},
-    }
-    tool.configure(**options)
+    tool.configure(**options(provider))
     tool.extra["MLFLOW_TRACKING_TOKEN"] = provider.token_of("alice@example.com", URL)
     tool.extra["NO_PROXY"] = "127.0.0.1,localhost"
     return tool
@@ -72,11 +75,7 @@ def test_apply_smoke_release_and_rotate_through_the_real_container(real: Tool, p
     assert "storage.objects.delete" in {request.method for request in real.cloud.requests}
 
     # A new release: backup, migration, the candidate tested at its own address, then traffic.
-    options = {
-        "oauth": {"email_domains": ["example.com"], "issuer": provider.issuer},
-        "service": {"startup_timeout": 240},
-    }
-    real.configure(image=image("2"), **options)
+    real.configure(image=image("2"), **options(provider))
     result = real.good("apply", "--yes")
     assert result.out.count("✓ strangers get 401") == 2
     assert served_image(real) == image("2")
@@ -84,7 +83,7 @@ def test_apply_smoke_release_and_rotate_through_the_real_container(real: Tool, p
     # A smoke test that fails at the candidate: a token for another audience.
     token = real.extra["MLFLOW_TRACKING_TOKEN"]
     real.extra["MLFLOW_TRACKING_TOKEN"] = provider.token_of("alice@example.com", "https://somebody.else")
-    real.configure(image=image("1"), **options)
+    real.configure(image=image("1"), **options(provider))
     result = real.run("apply", "--yes")
     assert result.code == 1
     assert "curl with a token gets in: no: got 401" in result.out
@@ -96,10 +95,22 @@ def test_apply_smoke_release_and_rotate_through_the_real_container(real: Tool, p
     engine = real.cloud.sql.engine
     assert isinstance(engine, Server)
     engine.ask_for_passwords()
-    real.configure(image=image("2"), **options)
+    real.configure(image=image("2"), **options(provider))
     real.good("rotate", "database")
+    told = real.run("doctor").out
+    assert f"✓ redirect URI: {URL}/oauth2/callback is known to the identity provider" in told
+    assert f"✓ audience: your token is for {URL}" in told
+
+    # As CI comes in: with the identity token of a service account, which gcloud asks for.
+    del real.extra["MLFLOW_TRACKING_TOKEN"]
+    account = f"ci@{PROJECT}.iam.gserviceaccount.com"
+    real.cloud.iam.accounts[account] = {"email": account, "uniqueId": "42"}
+    real.configure(image=image("2"), smoke={"impersonate": account}, **options(provider))
     result = real.good("smoke")
     assert f"✓ {URL}" in result.out
+    assert "iamcredentials.projects.serviceAccounts.generateIdToken" in {
+        request.method for request in real.cloud.requests
+    }
 
     seen = real.record.read_bytes() + "".join(real.printed).encode()
     assert CLIENT_SECRET.encode() not in seen
