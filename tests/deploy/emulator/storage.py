@@ -98,6 +98,23 @@ def get(call: Call) -> Any:
     return _bucket(call).meta
 
 
+@rest("storage.buckets.getStorageLayout", permission="storage.buckets.get")
+def get_layout(call: Call) -> Any:
+    meta = _bucket(call).meta
+    return {
+        "kind": "storage#storageLayout",
+        "bucket": meta["name"],
+        "location": meta["location"],
+        "locationType": meta["locationType"],
+    }
+
+
+@rest("storage.managedFolders.list", "storage.folders.list", permission="storage.objects.list")
+def list_folders(call: Call) -> Any:
+    _bucket(call)
+    return {"items": []}
+
+
 @rest("storage.buckets.list", permission="storage.buckets.list")
 def list_buckets(call: Call) -> Any:
     call.emulator.project.must_be(call.option("project"))
