@@ -78,6 +78,7 @@ class Config:
     data: dict[str, Any]
     names: Names
     policy: str | None
+    policy_file: Path | None
     lifecycle: Path
     #: How a person called it: a name, or a file's path.
     given: str
@@ -218,7 +219,7 @@ def load(environment: str, environ: Mapping[str, str], directory: Path = HERE / 
         sql=given.get("sql", base),
         secrets=given.get("secrets", base),
     )
-    policy = None
+    policy, file = None, None
     if "access_policy" in data:
         file = path.parent / data["access_policy"]
         try:
@@ -230,7 +231,7 @@ def load(environment: str, environ: Mapping[str, str], directory: Path = HERE / 
         json.loads(lifecycle.read_text(encoding="utf-8"))["rule"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         problems.append(f"bucket/lifecycle: {lifecycle} is no file of lifecycle rules ({error!r})")
-    config = Config(path.stem, data, names, policy, lifecycle, environment)
+    config = Config(path.stem, data, names, policy, file, lifecycle, environment)
     problems += _cross_checks(config)
     if problems:
         raise ConfigError(str(path), problems)

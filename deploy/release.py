@@ -176,7 +176,8 @@ def _report(session: Session, made: Plan, outcome: execute.Outcome) -> None:
         say(f"See why: python -m deploy logs {session.config.given} --severity=WARNING")
     if "migrate" in failed:
         say(f"See why: python -m deploy logs {session.config.given}")
-        say("The backup from just before is kept; no revision was made.")
+        kept = "The backup from just before is kept; no" if "backup" in outcome.done else "No"
+        say(f"{kept} revision was made.")
     elif "migrate" in outcome.done and made.serving and failed:
         say(
             "The database's schema is the new release's. What runs goes on; should a new instance of the old revision refuse to start,"

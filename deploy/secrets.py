@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os.path
 import secrets
+import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,5 +170,5 @@ def shell(config: Config, source: Input) -> str:
     if source.key == "database-url":
         return f"printf '{database_url(config, '%s')}' \"$(openssl rand -hex 32)\""
     if source.key == "access-policy":
-        return f"cat {config.data['access_policy']}"
+        return f"cat {shlex.quote(os.path.relpath(str(config.policy_file), commands.ROOT))}"
     return SECRETS[source.key].shell

@@ -198,8 +198,8 @@ def test_a_missing_right_is_named_with_the_role_to_grant_and_the_next_run_contin
         "artifactregistry.repositories.create": "roles/artifactregistry.admin",
         "cloudsql.instances.create": "roles/cloudsql.admin",
         "resourcemanager.projects.setIamPolicy": "roles/resourcemanager.projectIamAdmin",
-        "run.services.create": "roles/run.admin",
         "iam.serviceAccounts.actAs": "roles/iam.serviceAccountUser",
+        "run.services.create": "roles/run.admin",
     }
     tool.cloud.denied = set(rights)
     for permission, role in rights.items():
