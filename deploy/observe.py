@@ -128,7 +128,8 @@ def observe(config: Config, gcloud: Gcloud, image: str) -> State:
         look(commands.sql_operations(config), lambda v: setattr(state, "sql_operations", v or []))
     if state.service is not None:
         status = state.service.get("status", {})
-        state.serving = next((t["revisionName"] for t in status.get("traffic", []) if t.get("percent") == 100), "")
+        shares = [(target.get("percent", 0), target["revisionName"]) for target in status.get("traffic", [])]
+        state.serving = max((share for share in shares if share[0]), default=(0, ""))[1]  # somebody may have split it by hand
         if state.serving and state.serving != status.get("latestCreatedRevisionName"):
             look(commands.revision_describe(config, state.serving), put("serving_revision"))
         if state.serving and status.get("latestReadyRevisionName") is None:

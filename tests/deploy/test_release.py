@@ -181,3 +181,16 @@ def test_a_failing_build_is_told_and_the_rest_is_there_for_the_next_run(tool: To
     tool.cloud.builds.fail = False
     tool.apply()
     assert tool.cloud.run.services
+
+
+def test_traffic_that_somebody_split_by_hand_is_no_first_deploy(deployed: Tool) -> None:
+    deployed.configure(image=image("2"))
+    deployed.good("apply", "--yes", "--no-smoke")
+    meta = deployed.cloud.run.services["mlflow-dev"].meta
+    first, second = sorted(deployed.cloud.run.revisions)
+    split = [{"revisionName": first, "percent": 30}, {"revisionName": second, "percent": 70}]
+    meta["spec"]["traffic"], meta["status"]["traffic"] = split, list(split)
+    deployed.configure(image=image("1"))
+    result = deployed.good("apply", "--yes", "--no-smoke")
+    assert "new revision, without traffic" in result.out
+    assert served_image(deployed) == image("1")
