@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import fcntl
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.container.parts import GATEHOUSE, build_images, connect
 from tests.deploy.conftest import CLIENT_SECRET, PROJECT, URL, Tool, image
 from tests.deploy.emulator import Emulator
 from tests.deploy.runtimes import Docker, Server
 from tests.deploy.test_release import served_image
-from tests.support import Postgres, Provider, missing
-
-IMAGE = "gatehouse:dev"
+from tests.support import Postgres, Provider
 
 
 def options(provider: Provider) -> dict[str, Any]:
@@ -26,14 +26,11 @@ def options(provider: Provider) -> dict[str, Any]:
 
 @pytest.fixture
 def engine() -> None:
-    """Docker with the image, or the reason why not."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "info"], capture_output=True, timeout=60, check=False).returncode
-    ):
-        missing("a Docker engine", "start Docker")
-    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, timeout=60, check=False).returncode:
-        missing(f"the image {IMAGE}", "make image")
+    """Docker with the image of these sources, or the reason why not."""
+    connect().close()
+    with (Path(tempfile.gettempdir()) / "gatehouse-image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as in tests/container: several test processes may come at a time
+        build_images()
 
 
 @pytest.fixture
@@ -48,7 +45,7 @@ def real(
     del engine
     server = Server(postgres)
     cloud.sql.engine = server
-    cloud.run.runtime = Docker(cloud, server, IMAGE)
+    cloud.run.runtime = Docker(cloud, server, GATEHOUSE)
     cloud.iam.sign = lambda account, audience: provider.token_of(account, audience)
     tool = make_tool(cloud)
     tool.configure(**options(provider))
