@@ -1,0 +1,119 @@
+"""`python -m deploy COMMAND ENVIRONMENT`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from rich.console import Console
+
+from deploy import backup, destroy, doctor, execute, logs, release, rotate, session, status
+from deploy.config import ConfigError
+from deploy.gcloud import GcloudError
+from deploy.session import Session, Stop
+from deploy.smoke import SmokeError
+
+#: Exit codes, from sysexits.h where it has one.
+FAILED, USAGE, CONFIG, DENIED = 1, 64, 78, release.DENIED
+
+Command = Callable[[Session, argparse.Namespace], int]
+
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "plan": (release.plan, "show what would be created or changed, with the exact commands; changes nothing"),
+    "apply": (release.apply, "do it: create, change, release, test. Safe to run again at any point"),
+    "smoke": (release.smoke_test, "test the live service: strangers stay out, browser, curl and SDK get in"),
+    "status": (status.main, "what runs, since when, with which versions, rights, backups and costs"),
+    "rollback": (release.rollback, "give the traffic back to the revision before, if the schema allows it"),
+    "rotate": (rotate.main, "renew a secret (cookie, database or oauth) without losing a request"),
+    "backup": (backup.main, "back up the database now, and list the backups"),
+    "migrate": (release.migrate, "back up, then upgrade the database's schema with the configured image"),
+    "logs": (logs.main, "the newest log entries of the service and its job"),
+    "destroy": (destroy.main, "take it down; keeps the data unless told --data"),
+    "doctor": (
+        doctor.main,
+        "find what is wrong around the deployment: policies, billing, APIs, OAuth client, budget",
+    ),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with EX_USAGE, as every command of Gatehouse does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print how it is used, what is wrong, and end."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    top = Parser(prog="python -m deploy", description="Gatehouse on Cloud Run: one small file per environment.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = {}
+    for name, (_, text) in COMMANDS.items():
+        made[name] = sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("environment", help="a name in deploy/environments (dev, staging, prod), or a YAML file")
+    for name in ("plan", "status", "doctor"):
+        made[name].add_argument("--json", action="store_true", help="print JSON")
+    for name in ("plan", "apply"):
+        made[name].add_argument(
+            "--oauth-client",
+            metavar="FILE",
+            help="the OAuth client's JSON file, as the Google console gives it for download",
+        )
+    made["apply"].add_argument("--yes", action="store_true", help="ask no confirmation")
+    made["apply"].add_argument(
+        "--parallel",
+        type=int,
+        default=execute.PARALLEL,
+        metavar="N",
+        help="steps at a time (default: %(default)s)",
+    )
+    for name in ("apply", "rotate", "rollback"):
+        made[name].add_argument(
+            "--no-smoke",
+            action="store_true",
+            help="leave the smoke tests out (nothing then proves that it works)",
+        )
+    made["smoke"].add_argument("--url", help="another URL of the service, such as a tagged revision's")
+    made["rotate"].add_argument("secret", choices=("cookie", "database", "oauth"))
+    made["rotate"].add_argument("--oauth-client", metavar="FILE", help="the new OAuth client's JSON file (for oauth)")
+    made["rollback"].add_argument("--to", metavar="REVISION", help="a certain revision, instead of the newest before")
+    made["logs"].add_argument("--severity", default="DEFAULT", help="the least severity (WARNING, ERROR)")
+    made["logs"].add_argument("--since", default="1h", help="how far back (default: 1h)")
+    made["logs"].add_argument("--limit", type=int, default=100)
+    made["destroy"].add_argument(
+        "--data", action="store_true", help="the database with its backups and the bucket go too"
+    )
+    made["destroy"].add_argument(
+        "--confirm", metavar="NAME", help="the environment's name, instead of being asked for it"
+    )
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = parser().parse_args(argv)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        act, _ = COMMANDS[arguments.command]
+        return act(session.open_session(arguments.environment), arguments)
+    except ConfigError as error:
+        for problem in str(error).splitlines():
+            errors.print(f"deploy: error: {problem}")
+        return CONFIG
+    except GcloudError as error:
+        errors.print(f"deploy: error: {' '.join(error.argv[:5])} …: {error}")
+        return DENIED if error.kind == "denied" else FAILED
+    except (SmokeError, Stop) as error:
+        errors.print(f"deploy: error: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        errors.print("deploy: interrupted; the same command continues from here")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

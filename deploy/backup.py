@@ -1,0 +1,24 @@
+"""`backup`: back the database up now, and say how to get back to one."""
+
+from __future__ import annotations
+
+import argparse
+
+from deploy import commands
+from deploy.session import Session
+
+
+def main(session: Session, arguments: argparse.Namespace) -> int:
+    """Make a backup, then list the newest ten with the command that restores one."""
+    del arguments
+    config, gcloud, say = session.config, session.gcloud, session.say
+    gcloud.write(commands.backup_create(config, "asked for"))
+    backups = gcloud.json(commands.backups_list(config)) or []
+    for item in backups:
+        say(
+            f"{item['id']}  {item.get('endTime', item.get('enqueuedTime', ''))[:19]}  {item['status']}  {item['type']}  {item.get('description', '')}"
+        )
+    say("To restore one (everything written since is lost; the service must be on a release that knows that schema):")
+    newest = backups[0]["id"] if backups else "ID"
+    say(f"  gcloud sql backups restore {newest} --restore-instance={config.names.sql} --project={config.project}")
+    return 0
