@@ -97,7 +97,7 @@ wait_for_either() {
   local ended='' status=0
   wait -n -p ended "$server_pid" "$proxy_pid" || status=$?
   kill_all
-  if [[ $ended == "$server_pid" ]]; then
+  if [[ ${ended:-} == "$server_pid" ]]; then
     fail "$SERVER_ENDED" "MLflow ended ($(describe "$status")); stopped OAuth2 Proxy" 'see the log above; the platform starts a fresh container'
   fi
   fail "$PROXY_ENDED" "OAuth2 Proxy ended ($(describe "$status")); stopped MLflow" 'see the log above; the platform starts a fresh container'
@@ -111,8 +111,9 @@ stop() {
   timer=$!
   for pid in $proxy_pid $server_pid; do
     kill -TERM "$pid" 2>/dev/null || continue
+    # Unset by wait if the process was reaped before.
     wait -n -p ended "$pid" "$timer" || true
-    if [[ $ended == "$timer" ]]; then
+    if [[ ${ended:-} == "$timer" ]]; then
       say "requests were still running after ${SHUTDOWN_TIMEOUT:-8} s: cut off"
       code=$CUT_OFF
       break

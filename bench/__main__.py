@@ -1,4 +1,4 @@
-"""`make bench`: ROUNDS=3 (default), SCENARIOS=cold,memory,latency,throughput,sdk (all by default).
+"""`make bench`: ROUNDS=3 (default), SCENARIOS=cold,memory,latency,throughput,sdk,layers (all by default).
 
 Each round starts each set-up in turn on one PostgreSQL with 1,000 runs; figures are medians over the rounds with their
 range, and the ratio of the medians. Writes bench/results/bench.json and bench.svg.
@@ -22,13 +22,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench import layers
 from bench.setups import SetUp, gatehouse, plain
 from gatehouse.settings import parse_database
 from local.proxy_binary import ROOT
 from tests.support import Postgres, Provider
 
 RESULTS = ROOT / "bench" / "results"
-SCENARIOS = ("cold", "memory", "latency", "throughput", "sdk")
+SCENARIOS = ("cold", "memory", "latency", "throughput", "sdk", "layers")
 SECONDS = 2
 RUNS = 1000
 #: What a training loop calls most; measured with more connections too.
@@ -263,7 +264,7 @@ def main() -> int:
     (RESULTS / "bench.json").write_text(json.dumps({"machine": machine, "figures": figures}, indent=2))
     chart(figures, RESULTS / "bench.svg")
     show(figures, Console(width=200))
-    return 0
+    return layers.main(["--rounds", str(3 * rounds)]) if "layers" in chosen else 0
 
 
 if __name__ == "__main__":

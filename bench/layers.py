@@ -97,10 +97,16 @@ for method, path, body in json.loads(sys.stdin.read()):
 """
 
 
-def measure_alone(folder: Path) -> list[str]:
-    """Return the microseconds that the layers add to a read and to a write: the best of 30 rounds of 200."""
+def prepare(folder: Path) -> None:
+    """Make what the application reads at its start, as `gatehouse prepare` leaves it."""
     folder.mkdir()
     (folder / "proof").write_text(PROOF)
+    (folder / "discovery.json").write_text("{}")
+
+
+def measure_alone(folder: Path) -> list[str]:
+    """Return the microseconds that the layers add to a read and to a write: the best of 30 rounds of 200."""
+    prepare(folder)
     headers = json.dumps([(name.lower(), value) for name, value in HEADERS.items()])
     metrics = [{"key": f"m{i}", "value": i / 3, "timestamp": 1, "step": 1} for i in range(20)]
     requests = [
@@ -132,8 +138,7 @@ class Server:
     """MLflow on a Unix socket, with or without the layers."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        folder.mkdir()
-        (folder / "proof").write_text(PROOF)
+        prepare(folder)
         self.path = str(folder / "socket")
         with (folder / "out").open("wb") as out, (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -211,13 +216,13 @@ def measure(server: Server, scenario: str, seconds: float, clients: int, offset:
     return sum(counts) / (time.monotonic() - started), (server.cpu() - used) * 1000 / sum(counts)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--clients", type=int, default=4)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="gatehouse-bench") as folder, contextlib.ExitStack() as stack:
         read, write = measure_alone(Path(folder) / "alone")
         print(

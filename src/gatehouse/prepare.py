@@ -231,7 +231,7 @@ def main(argv: list[str]) -> int:
     try:
         prepare(os.environ, arguments.template, arguments.run_directory)
     except SettingsError as error:
-        for problem in sorted(set(error.problems)):
+        for problem in sorted(dict.fromkeys(error.problems), key=lambda problem: problem.name):
             print(f"start.sh: error: {problem}", file=sys.stderr)
         return exit_code(error.problems)
     return Exit.OK
