@@ -14,6 +14,7 @@ from pathlib import Path
 def main() -> int:
     """Return 0 if all that was written came back as it was."""
     import mlflow
+    import requests
     from mlflow.artifacts import download_artifacts
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -38,7 +39,13 @@ def main() -> int:
                 print("the metric came back changed", file=sys.stderr)
                 return 1
         finally:
-            get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+            try:
+                get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+            except requests.HTTPError as error:
+                # What can't be undone is an administrator's, and the account of a smoke test needn't be one.
+                if error.response is None or error.response.status_code != 403:
+                    raise
+                print("the artifact of 2,000 bytes stays: deleting it is an administrator's", file=sys.stderr)
             client.delete_run(run.info.run_id)
     finally:
         client.delete_experiment(experiment)

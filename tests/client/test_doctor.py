@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from local.proxy_binary import ROOT
 from tests.client.conftest import Machine
 from tests.client.googleapis import ACCOUNT, Google
 from tests.client.impostor import Impostor, standing_in
 from tests.client.openid import OpenIdProvider
+from tests.support import Gate
 
 
 def links(said: str) -> list[str]:
@@ -71,12 +75,12 @@ def test_a_wrong_clock(machine: Machine, openid: OpenIdProvider) -> None:
     assert "ahead of the server's" in done.stderr
 
 
-def test_a_viewer_is_told_that_writing_is_what_is_missing(machine: Machine, openid: OpenIdProvider) -> None:
-    server = Impostor(200, '{"email": "carol@example.com"}', Content_Type="application/json")
-    refusal = '{"error_code": "PERMISSION_DENIED", "message": "carol@example.com is a viewer"}'
-    server.paths["/api/2.0/mlflow/runs/create"] = (403, refusal, {"Content-Type": "application/json"})
-    with standing_in(server):
-        environment = {"MLFLOW_TRACKING_URI": server.url, "MLFLOW_TRACKING_TOKEN": openid.token("carol")}
-        done = machine.gatehouse("doctor", "--client", expect=77, env=environment)
-    assert "you may read, and not write this: carol@example.com is a viewer" in done.stderr
+def test_a_viewer_is_told_that_writing_is_what_is_missing(machine: Machine, make_gate: Callable[..., Gate]) -> None:
+    gate = make_gate(ACCESS_POLICY=str(ROOT / "local" / "access.yaml")).start().wait_ready()
+    environment = {"MLFLOW_TRACKING_URI": gate.url, "MLFLOW_TRACKING_TOKEN": gate.provider.token("carol")}
+    done = machine.gatehouse("doctor", "--client", expect=77, env=environment)
+    assert "you may read, and not write this: carol@example.com is a viewer here" in done.stderr
     assert "ask for the editor's role" in done.stderr
+    environment["MLFLOW_TRACKING_TOKEN"] = gate.provider.token("bob")
+    done = machine.gatehouse("doctor", "--client", env=environment)
+    assert "deleting them is an administrator's" in done.stdout

@@ -194,7 +194,11 @@ class Trial:
             raise Intercepted(
                 f"an artifact of {len(CONTENT)} bytes came back as {len(read)} others", "see the server's log"
             )
-        self._call("DELETE", path)
+        try:
+            self._call("DELETE", path)
+        except Refused:
+            # What can't be undone is an administrator's; an editor lacks nothing for training.
+            return f"{len(CONTENT)} bytes written and read; they stay, for deleting them is an administrator's"
         return f"{len(CONTENT)} bytes written, read and deleted"
 
 
