@@ -25,7 +25,7 @@ def test_the_whole_way_to_a_run_written_and_deleted(machine: Machine, google: Go
         "settings", "plug-in", "server", "clock", "token", "identity", "run", "metric", "artifact", "deleted",
     ]  # fmt: skip
     assert f"{ACCOUNT}, from metadata" in done.stdout
-    assert "17 bytes written, read and deleted" in done.stdout
+    assert "17 bytes written and read; they stay, for deleting them is an administrator's" in done.stdout
 
 
 def test_the_run_is_gone_afterwards(machine: Machine, openid: OpenIdProvider) -> None:
@@ -81,6 +81,6 @@ def test_a_viewer_is_told_that_writing_is_what_is_missing(machine: Machine, make
     done = machine.gatehouse("doctor", "--client", expect=77, env=environment)
     assert "you may read, and not write this: carol@example.com is a viewer here" in done.stderr
     assert "ask for the editor's role" in done.stderr
-    environment["MLFLOW_TRACKING_TOKEN"] = gate.provider.token("bob")
+    environment["MLFLOW_TRACKING_TOKEN"] = gate.provider.token("alice")
     done = machine.gatehouse("doctor", "--client", env=environment)
-    assert "deleting them is an administrator's" in done.stdout
+    assert "17 bytes written, read and deleted" in done.stdout
