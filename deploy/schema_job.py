@@ -43,7 +43,7 @@ def run(config: Config, gcloud: Gcloud, command: tuple[str, ...]) -> None:
                 raise
             code, message = _end(config, gcloud)
             # Rights that were given a moment ago are not known everywhere yet: the container did not even start.
-            if not code and classify(message) == "later" and time.monotonic() + pause < deadline:
+            if classify(message) == "later" and time.monotonic() + pause < deadline:
                 time.sleep(pause)
                 pause = min(pause * 2, 15)
                 continue

@@ -562,9 +562,9 @@ def run_job(call: Call) -> Any:
         for line in output.splitlines():
             call.emulator.logs.write(line, service=job["metadata"]["name"])
     except RuntimeError as error:
-        code, message = 1, str(error)
+        code, message = 0, str(error)  # it never ran, so it has no exit code
     job["status"]["executionCount"] += 1
-    good = code == 0
+    good = not message
     condition = {"type": "Completed", "status": "True" if good else "False", "lastTransitionTime": now()}
     if not good:
         condition |= {
