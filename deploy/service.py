@@ -32,6 +32,8 @@ def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
         "OAUTH2_PROXY_EMAIL_DOMAINS": ",".join(oauth["email_domains"]),
         "OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES": ",".join([*addresses, *own, *oauth["audiences"]]),
         "APP_ENV": config.environment,
+        # The audit log's lines name their trace by it.
+        "GOOGLE_CLOUD_PROJECT": config.project,
         "WORKERS": str(service["workers"]),
         "STARTUP_TIMEOUT": str(service["startup_timeout"]),
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),

@@ -91,7 +91,7 @@ def test_the_service_is_deployed_with_these_flags() -> None:
         "|OAUTH2_PROXY_EMAIL_DOMAINS=example.com"
         "|OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES=https://mlflow-dev-123456789012.europe-west1.run.app"
         ",32555940559.apps.googleusercontent.com"
-        "|APP_ENV=dev|WORKERS=1|STARTUP_TIMEOUT=120"
+        "|APP_ENV=dev|GOOGLE_CLOUD_PROJECT=demo-project|WORKERS=1|STARTUP_TIMEOUT=120"
         "|MLFLOW_SERVER_ALLOWED_HOSTS=mlflow-dev-123456789012.europe-west1.run.app"
         ",candidate---mlflow-dev-123456789012.europe-west1.run.app"
         "|MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=2|MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW=1",
