@@ -9,6 +9,19 @@ import secrets
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import requests
+
+
+def _delete_artifact(repository: Any) -> None:
+    """Delete the artifact; only admins may, as it can't be undone, so whoever else tests says what stays."""
+    try:
+        repository.delete_artifacts()
+    except requests.HTTPError as error:
+        if error.response is None or error.response.status_code != 403:
+            raise
+        print("its artifact of 2 kB stays in the bucket: only an admin may delete artifacts")
 
 
 def main() -> int:
@@ -38,7 +51,7 @@ def main() -> int:
                 print("the metric came back changed", file=sys.stderr)
                 return 1
         finally:
-            get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+            _delete_artifact(get_artifact_repository(run.info.artifact_uri))
             client.delete_run(run.info.run_id)
     finally:
         client.delete_experiment(experiment)
