@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Test the service at `url`, which calls itself `public_url` (they differ for a tagged revision). Raises SmokeError."""
     redactor.know(token)
-    parts: tuple[tuple[str, Callable[[], None]], ...] = (
+    parts: tuple[tuple[str, Callable[[], str | None]], ...] = (
         ("strangers get 401", partial(_strangers, url, environ)),
         ("a browser is sent to sign in", partial(_browser, url, public_url, environ)),
         ("curl with a token gets in", partial(_curl, url, token, environ)),
@@ -43,10 +43,10 @@ def run(
     )
     for name, part in parts:
         try:
-            part()
+            note = part()
         except SmokeError as error:
             raise SmokeError(redactor.clean(f"smoke test of {url}: {name}: no: {error}")) from None
-        told(f"  ✓ {name}")
+        told(f"  ✓ {name}" + (f" ({note})" if note else ""))
 
 
 def _ask(url: str, environ: Mapping[str, str], *headers: str) -> tuple[int, dict[str, str], str]:
@@ -118,7 +118,7 @@ def _curl(url: str, token: str, environ: Mapping[str, str]) -> None:
         raise SmokeError(f"got 200, but no JSON: {body[:200]!r}") from error
 
 
-def _sdk(url: str, token: str, environ: Mapping[str, str]) -> None:
+def _sdk(url: str, token: str, environ: Mapping[str, str]) -> str:
     kept = {key: value for key, value in environ.items() if not key.startswith("MLFLOW_")}
     settings = {
         "MLFLOW_TRACKING_URI": url,
@@ -142,3 +142,4 @@ def _sdk(url: str, token: str, environ: Mapping[str, str]) -> None:
         raise SmokeError("not done within 300 s") from error
     if done.returncode:
         raise SmokeError("\n".join(done.stderr.strip().splitlines()[-6:]))
+    return done.stdout.strip()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.container.parts import GATEHOUSE, build_images, connect
 from tests.deploy.conftest import CLIENT_SECRET, PROJECT, URL, Tool, image
@@ -17,11 +18,14 @@ from tests.deploy.runtimes import Docker, Server
 from tests.deploy.test_release import served_image
 from tests.support import Postgres, Provider
 
+CI_ACCOUNT = f"ci@{PROJECT}.iam.gserviceaccount.com"
+
 
 def options(provider: Provider) -> dict[str, Any]:
     """Return the environment's settings: people of example.com and the project's own service accounts may come in."""
     domains = ["example.com", f"{PROJECT}.iam.gserviceaccount.com"]
-    return {"oauth": {"email_domains": domains, "issuer": provider.issuer}, "service": {"startup_timeout": 240}}
+    oauth = {"email_domains": domains, "issuer": provider.issuer}
+    return {"oauth": oauth, "service": {"startup_timeout": 240}, "access_policy": "access.yaml"}
 
 
 @pytest.fixture
@@ -48,6 +52,8 @@ def real(
     cloud.run.runtime = Docker(cloud, server, GATEHOUSE)
     cloud.iam.sign = lambda account, audience: provider.token_of(account, audience)
     tool = make_tool(cloud)
+    roles = {"admin": ["user:alice@example.com"], "editor": [f"serviceAccount:{CI_ACCOUNT}"]}
+    (tool.home / "access.yaml").write_text(yaml.safe_dump({"default": "viewer", "roles": roles}))
     tool.configure(**options(provider))
     tool.extra["MLFLOW_TRACKING_TOKEN"] = provider.token_of("alice@example.com", URL)
     tool.extra["NO_PROXY"] = "127.0.0.1,localhost"
@@ -100,11 +106,11 @@ def test_apply_smoke_release_and_rotate_through_the_real_container(real: Tool, p
 
     # As CI comes in: with the identity token of a service account, which gcloud asks for.
     del real.extra["MLFLOW_TRACKING_TOKEN"]
-    account = f"ci@{PROJECT}.iam.gserviceaccount.com"
-    real.cloud.iam.accounts[account] = {"email": account, "uniqueId": "42"}
-    real.configure(image=image("2"), smoke={"impersonate": account}, **options(provider))
+    real.cloud.iam.accounts[CI_ACCOUNT] = {"email": CI_ACCOUNT, "uniqueId": "42"}
+    real.configure(image=image("2"), smoke={"impersonate": CI_ACCOUNT}, **options(provider))
     result = real.good("smoke")
     assert f"✓ {URL}" in result.out
+    assert "only an admin may delete artifacts" in result.out  # it is an editor
     assert "iamcredentials.projects.serviceAccounts.generateIdToken" in {
         request.method for request in real.cloud.requests
     }
