@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 
+from local.proxy_binary import ROOT
 from tests.support import Gate, wait_for
 
 JOB = {"job_name": "invoke_scorer", "params": {"experiment_id": "0", "serialized_scorer": "{}", "trace_ids": []}}
@@ -29,7 +30,9 @@ def test_jobs_are_off_by_default(gate: Gate) -> None:
 
 
 def test_a_job_runs_to_its_end_when_they_are_on(make_gate: Callable[..., Gate]) -> None:
-    gate = make_gate(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="true").start().wait_ready()
+    # Jobs run code on the server, so submitting one is an administrator's: alice is one in the local policy.
+    policy = str(ROOT / "local" / "access.yaml")
+    gate = make_gate(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="true", ACCESS_POLICY=policy).start().wait_ready()
     assert runners(gate)
     with gate.session() as session:
         answer = session.post(f"{gate.url}/ajax-api/3.0/jobs/", json=JOB, timeout=20)
