@@ -15,7 +15,7 @@ else
 PERSON := $(or $(filter alice bob carol,$(USER)),alice)
 endif
 
-.PHONY: run token example test bench check format image lock clean help
+.PHONY: run token test bench check format image lock clean help
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,9 +25,6 @@ run: .venv/ready ## serve http://localhost:4180 (PORT=…, DATA=…) with a loca
 
 token: .venv/ready ## print an identity token of the local provider (USER=bob, ISSUER=…)
 	@$(BIN)/python -m local.token $(PERSON) $(if $(ISSUER),--issuer $(ISSUER))
-
-example: .venv/ready ## train, log, register and predict through the running gate
-	@$(BIN)/python -m local.example
 
 test: .venv/ready ## the whole suite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

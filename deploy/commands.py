@@ -408,45 +408,22 @@ def service_secrets(config: Config, changed: Mapping[str, str], environment: Map
     )  # fmt: skip
 
 
+def _update_traffic(config: Config, change: str) -> Argv:
+    return ("gcloud", "run", "services", "update-traffic", config.names.service, change, _r(config), _p(config))
+
+
 def service_promote(config: Config, tag: str) -> Argv:
     """All traffic to the revision that has the tag."""
-    return (
-        "gcloud",
-        "run",
-        "services",
-        "update-traffic",
-        config.names.service,
-        f"--to-tags={tag}=100",
-        _r(config),
-        _p(config),
-    )
+    return _update_traffic(config, f"--to-tags={tag}=100")
 
 
 def service_traffic(config: Config, revision: str) -> Argv:
     """All traffic to one revision."""
-    return (
-        "gcloud",
-        "run",
-        "services",
-        "update-traffic",
-        config.names.service,
-        f"--to-revisions={revision}=100",
-        _r(config),
-        _p(config),
-    )
+    return _update_traffic(config, f"--to-revisions={revision}=100")
 
 
 def service_untag(config: Config, tag: str) -> Argv:
-    return (
-        "gcloud",
-        "run",
-        "services",
-        "update-traffic",
-        config.names.service,
-        f"--remove-tags={tag}",
-        _r(config),
-        _p(config),
-    )
+    return _update_traffic(config, f"--remove-tags={tag}")
 
 
 def service_tag(config: Config, tag: str, revision: str) -> Argv:

@@ -22,7 +22,6 @@ from local.proxy_binary import ROOT, NoProxyError, find_or_build
 
 CLIENT_ID = "gatehouse-local"
 STATE = "run.json"
-PROVIDER_TIMEOUT_S = 30
 
 
 def say(message: str) -> None:

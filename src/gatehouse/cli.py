@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from gatehouse.exit_codes import Exit
+
 #: subcommand → (module, what it does). Each module has ``main(argv: list[str]) -> int``.
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("gatehouse.server", "run MLflow on its private socket (start.sh calls this)"),
@@ -20,8 +22,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "token": ("gatehouse.client.commands.token", "print an identity token, for curl"),
     "whoami": ("gatehouse.client.commands.whoami", "show the identity that the server sees"),
 }
-
-USAGE_ERROR = 64  # EX_USAGE of sysexits.h
 
 
 def usage() -> str:
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(usage())
-        return 0 if arguments else USAGE_ERROR
+        return Exit.OK if arguments else Exit.USAGE
     name, *rest = arguments
     if name in {"-V", "--version"}:
         from gatehouse import __version__
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         print(f"gatehouse: error: no such command: {name}\n\n{usage()}", file=sys.stderr)
-        return USAGE_ERROR
+        return Exit.USAGE
     module = importlib.import_module(COMMANDS[name][0])
     return int(module.main(rest))
 

@@ -68,7 +68,7 @@ def look_at_database(limit_s: float) -> Iterator[Finding]:
         if found.state is schema.State.EMPTY
         else f"has the schema {found.wanted}"
     )
-    yield Finding("database", True, f"{schema.without_password(str(engine.url))} {words}")
+    yield Finding("database", True, f"{engine.url.render_as_string(hide_password=True)} {words}")
 
 
 def look_at_artifacts() -> Iterator[Finding]:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 import tomllib
 
-from gatehouse.settings import LOOPBACK_HOSTS, Invalid, Problem, parse_public_url
+from gatehouse.settings import Invalid, Problem, parse_public_url
 
 PREFIX = "OAUTH2_PROXY_"
 PROVIDERS = ("google", "oidc", "keycloak-oidc", "entra-id", "github")
@@ -55,15 +53,6 @@ STAND_INS: Mapping[str, str] = {
     "OAUTH2_PROXY_EMAIL_DOMAINS": "example.com",
     "OAUTH2_PROXY_OIDC_ISSUER_URL": "https://id.example.com",
 }
-
-
-@dataclass(frozen=True)
-class ProxyConfig:
-    """The proxy's file and environment; both hold secrets."""
-
-    file: str
-    environment: dict[str, str]
-    public_url: str
 
 
 def cookie_secret_bytes(secret: str) -> int:
@@ -347,11 +336,6 @@ def chosen_provider(environment: Mapping[str, str]) -> str:
     return provider
 
 
-def is_loopback(address: str) -> bool:
-    """Tell whether a ``host:port`` address can be reached from this machine only."""
-    return address.rpartition(":")[0].strip("[]") in LOOPBACK_HOSTS
-
-
 def folder_of_templates(template: Path) -> Path:
     """Return the folder of the error page, beside the template in the image and in a checkout."""
-    return Path(os.path.normpath(template.parent / "proxy" / "templates"))
+    return template.parent / "proxy" / "templates"

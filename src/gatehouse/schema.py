@@ -55,11 +55,6 @@ class SchemaError(Exception):
         self.code = code
 
 
-def without_password(uri: str) -> str:
-    """Return a database URL that may be shown."""
-    return sqlalchemy.make_url(uri).render_as_string(hide_password=True)
-
-
 def make_engine(uri: str) -> Engine:
     """Return an engine that keeps no connection open.
 
@@ -205,7 +200,7 @@ def wait_for_database(engine: Engine, limit_s: float, say: Callable[[str], None]
     Raises:
         SchemaError: UNAVAILABLE if it doesn't within the limit, or refuses for a reason that waiting doesn't mend.
     """
-    address = without_password(engine.url.render_as_string(hide_password=False))
+    address = engine.url.render_as_string(hide_password=True)
     started = time.monotonic()
     pause = 0.2
     while True:
