@@ -30,7 +30,7 @@ from tests.support import Postgres, Provider
 
 RESULTS = ROOT / "bench" / "results"
 SCENARIOS = ("cold", "memory", "latency", "throughput", "sdk", "layers")
-SECONDS = 2
+SECONDS = 3
 RUNS = 1000
 #: What a training loop calls most; measured with more connections too.
 BUSY = ("runs/get", "log-batch (20 metrics)")
@@ -117,8 +117,10 @@ class Requests:
         )
         rows = [line.split(",") for line in done.stdout.splitlines()[1:]]
         wrong = {row[6] for row in rows} - {"200"}
-        if wrong or not rows:
-            raise RuntimeError(f"{setup.name}: {call} answered {wrong or 'nothing'}")
+        if wrong:
+            raise RuntimeError(f"{setup.name}: {call} answered {wrong}")
+        if not rows:  # under load, some set-ups finish no request at all for seconds
+            return {"rps": 0.0, "p50": seconds * 1000.0, "p99": seconds * 1000.0}
         times = sorted(float(row[0]) * 1000 for row in rows)
         lasted = max(float(row[7]) + float(row[0]) for row in rows)
         return {"rps": len(rows) / lasted, "p50": statistics.median(times), "p99": times[int(len(times) * 0.99)]}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
 
+from bench import environments
 from local.proxy_binary import ROOT, find_or_build
 from local.run import CLIENT_ID
 from tests.support import COOKIE_SECRET, Provider, free_port
@@ -124,10 +124,10 @@ def proxy_settings(provider: Provider, port: int) -> dict[str, str]:
     }
 
 
-def base_environment() -> dict[str, str]:
-    """Return what every set-up needs to find its programs."""
+def base_environment(programs: Path) -> dict[str, str]:
+    """Return what every set-up needs to find its programs: Python's, the proxy, the system's."""
     proxy = find_or_build(lambda _: None)
-    path = os.pathsep.join([str(Path(sys.executable).parent), str(proxy.parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(programs), str(proxy.parent), os.environ["PATH"]])
     return {"PATH": path, "HOME": "/tmp", "LANG": "C.UTF-8"}
 
 
@@ -135,7 +135,7 @@ def plain(name: str, options: str, database: str, folder: Path, provider: Provid
     """Return the plain set-up."""
     port, upstream = free_port(), free_port()
     settings = {
-        **base_environment(),
+        **base_environment(environments.install("plain")),
         **proxy_settings(provider, port),
         "PORT": str(port),
         "MLFLOW_PORT": str(upstream),
@@ -153,7 +153,7 @@ def gatehouse(name: str, workers: int, database: str, folder: Path, provider: Pr
     """Return Gatehouse."""
     port = free_port()
     settings = {
-        **base_environment(),
+        **base_environment(environments.install_gatehouse()),
         **proxy_settings(provider, port),
         "PORT": str(port),
         "PUBLIC_URL": f"http://localhost:{port}",

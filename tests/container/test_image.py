@@ -76,5 +76,10 @@ def test_has_the_pinned_versions(docker_client: Any) -> None:
     assert run(docker_client, "python", "-c", script).strip() == locked[1]
 
 
+def test_leaves_pandas_for_its_first_use(docker_client: Any) -> None:
+    code = "import sys; from gatehouse import lazy; lazy.install(); import mlflow.server.fastapi_app; print('pandas.core' in sys.modules)"
+    assert run(docker_client, "python", "-W", "ignore", "-c", code).strip() == "False"
+
+
 def test_stays_small(docker_client: Any) -> None:
     assert docker_client.images.get(GATEHOUSE).attrs["Size"] < SIZE_LIMIT_MB * 10**6
