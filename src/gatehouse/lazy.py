@@ -69,7 +69,7 @@ class _LazyLoader(Loader):
             if module.__spec__ is not None:
                 module.__spec__.loader = self.real
             module.__loader__ = self.real
-            module.__class__ = ModuleType
+            module.__class__ = ModuleType  # type: ignore[assignment] # a plain module from now on
 
 
 class _Finder(MetaPathFinder):
