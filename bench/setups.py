@@ -5,27 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
 
+from bench import environments
 from local.proxy_binary import ROOT, find_or_build
 from local.run import CLIENT_ID
 from tests.support import COOKIE_SECRET, Provider, free_port
 
 READY_LIMIT_S = 120
-
-#: What the known recipes run (the design's "plain set-up"), on the same versions.
-PLAIN_SCRIPT = """
-mlflow server --host 127.0.0.1 --port "$MLFLOW_PORT" --backend-store-uri "$BACKEND_STORE_URI" \
-  --artifacts-destination "$ARTIFACTS" $MLFLOW_OPTIONS &
-while ! nc -z localhost "$MLFLOW_PORT"; do sleep 1; done
-oauth2-proxy --upstream="http://127.0.0.1:$MLFLOW_PORT" --http-address="127.0.0.1:$PORT" &
-wait -n
-"""
 
 
 @dataclass
@@ -73,6 +64,18 @@ class SetUp:
         while more := {pid for pid, parent in pairs if parent in found} - found:
             found |= more
         return found
+
+    def run_directory_known(self) -> bool:
+        """Tell whether it is Gatehouse, which can be reached without its proxy."""
+        return bool(self.command) and self.command[0].endswith("start.sh")
+
+    def run_directory(self) -> Path:
+        """Return the private folder of a running Gatehouse, where MLflow's socket and the proxy's proof are."""
+        for pid in self.processes():
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"--run-directory" in words:
+                return Path(os.fsdecode(words[words.index(b"--run-directory") + 1]))
+        raise RuntimeError(f"{self.name} has no process of gatehouse")
 
     def memory(self) -> float:
         """Return the proportional set size of all its processes, in MiB (proc(5), smaps_rollup)."""
@@ -124,10 +127,10 @@ def proxy_settings(provider: Provider, port: int) -> dict[str, str]:
     }
 
 
-def base_environment() -> dict[str, str]:
-    """Return what every set-up needs to find its programs."""
+def base_environment(programs: Path) -> dict[str, str]:
+    """Return what every set-up needs to find its programs: Python's, the proxy, the system's."""
     proxy = find_or_build(lambda _: None)
-    path = os.pathsep.join([str(Path(sys.executable).parent), str(proxy.parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(programs), str(proxy.parent), os.environ["PATH"]])
     return {"PATH": path, "HOME": "/tmp", "LANG": "C.UTF-8"}
 
 
@@ -135,7 +138,7 @@ def plain(name: str, options: str, database: str, folder: Path, provider: Provid
     """Return the plain set-up."""
     port, upstream = free_port(), free_port()
     settings = {
-        **base_environment(),
+        **base_environment(environments.install("plain")),
         **proxy_settings(provider, port),
         "PORT": str(port),
         "MLFLOW_PORT": str(upstream),
@@ -146,19 +149,20 @@ def plain(name: str, options: str, database: str, folder: Path, provider: Provid
         "MLFLOW_DISABLE_TELEMETRY": "true",
         **environment,
     }
-    return SetUp(name, ["bash", "-c", PLAIN_SCRIPT], settings, port)
+    return SetUp(name, ["bash", str(ROOT / "bench" / "plain.sh")], settings, port)
 
 
-def gatehouse(name: str, workers: int, database: str, folder: Path, provider: Provider) -> SetUp:
-    """Return Gatehouse."""
+def gatehouse(name: str, workers: int | None, database: str, folder: Path, provider: Provider) -> SetUp:
+    """Return Gatehouse, with as many workers as it chooses by itself unless a number is given."""
     port = free_port()
     settings = {
-        **base_environment(),
+        **base_environment(environments.install_gatehouse()),
         **proxy_settings(provider, port),
         "PORT": str(port),
         "PUBLIC_URL": f"http://localhost:{port}",
         "BACKEND_STORE_URI": database,
         "ARTIFACTS_DESTINATION": str(folder / "artifacts"),
-        "WORKERS": str(workers),
     }
+    if workers is not None:
+        settings["WORKERS"] = str(workers)
     return SetUp(name, [str(ROOT / "start.sh")], settings, port)

@@ -9,4 +9,5 @@ compile dev.in --output-file dev.txt
 # The server's versions are the developer's versions, less what its override drops.
 compile server.in --constraint dev.txt --override not-in-server.txt --output-file server.txt
 compile provider.in --constraint dev.txt --output-file provider.txt
+compile plain.in --constraint dev.txt --output-file plain.txt
 compile older-mlflow.in --output-file older-mlflow.txt

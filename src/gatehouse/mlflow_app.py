@@ -13,6 +13,7 @@ import warnings
 from typing import Any
 from urllib.parse import urlsplit
 
+from gatehouse import lazy
 from gatehouse.settings import Settings
 
 
@@ -48,8 +49,9 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def configure(settings: Settings) -> None:
-    """Set the environment that MLflow's application reads."""
+    """Set the environment that MLflow's application reads, and put off what it imports without need."""
     os.environ.update(environment(settings))
+    lazy.install()
 
 
 def load() -> Any:
@@ -59,6 +61,7 @@ def load() -> Any:
         warnings.simplefilter("ignore")
         from mlflow.server.fastapi_app import app
 
+    lazy.started()
     return app
 
 
@@ -78,7 +81,7 @@ def open_stores() -> None:
 
 
 def close_connections() -> None:
-    """Close every pooled database connection, so that no two forked processes share one."""
+    """Close every pooled database connection, so that no two forked processes share one; before ``gc.freeze``."""
     from sqlalchemy.engine import Engine
 
     engines: list[Any] = [thing for thing in gc.get_objects() if isinstance(thing, Engine)]

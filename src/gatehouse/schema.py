@@ -11,6 +11,7 @@ import contextlib
 import enum
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,10 +83,33 @@ def migrations() -> Any:
     return ScriptDirectory.from_config(_get_alembic_config(db_url=""))
 
 
+def wanted_revision() -> str:
+    """Return the newest of the installed MLflow's revisions.
+
+    Alembic runs every migration's file to know it. Each start needs this one answer alone, so their text is looked at
+    instead (Alembic's template writes these lines).
+
+    Raises:
+        RuntimeError: unless the files have one newest revision.
+    """
+    import mlflow.store.db_migrations
+
+    revisions: set[str] = set()
+    followed: set[str] = set()
+    for file in (Path(mlflow.store.db_migrations.__path__[0]) / "versions").glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        revisions.update(re.findall(r"""^revision = ["'](\w+)["']""", text, re.M))
+        for line in re.findall(r"^down_revision = (.*)", text, re.M):
+            followed.update(re.findall(r"""["'](\w+)["']""", line))
+    heads = revisions - followed
+    if len(heads) != 1:
+        raise RuntimeError(f"the installed MLflow's migrations have {len(heads)} newest revisions, and not one")
+    return heads.pop()
+
+
 def inspect(connection: Connection) -> Schema:
     """Compare the database's revision with the installed MLflow's."""
-    scripts = migrations()
-    wanted = scripts.get_current_head()
+    wanted = wanted_revision()
     tables = set(sqlalchemy.inspect(connection).get_table_names())
     revisions = (
         [row[0] for row in connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version"))]
@@ -98,7 +122,7 @@ def inspect(connection: Connection) -> Schema:
         return Schema(state, None, wanted)
     if revisions == [wanted]:
         return Schema(State.CURRENT, wanted, wanted)
-    known = {script.revision for script in scripts.walk_revisions()}
+    known = {script.revision for script in migrations().walk_revisions()}
     state = State.OLDER if set(revisions) <= known else State.UNKNOWN
     return Schema(state, ", ".join(revisions), wanted)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -22,6 +24,8 @@ DATABASE_SCHEMES = ("postgresql", "postgresql+psycopg2", "postgres", "sqlite")
 #: The driver that is installed. From version 2.1 on, SQLAlchemy takes a plain "postgresql" for another one.
 POSTGRESQL = "postgresql+psycopg2"
 ARTIFACT_SCHEMES = ("gs", "s3", "wasbs", "abfss", "file")
+#: Beyond these, memory and database connections grow for machines that mostly wait.
+MOST_AUTOMATIC_WORKERS = 4
 #: A Unix socket's path may have this many bytes on Linux (unix(7)).
 SOCKET_PATH_BYTES = 107
 
@@ -68,6 +72,30 @@ def parse_number(low: int, high: int) -> Callable[[str], int]:
         return int(value)
 
     return parse
+
+
+def parse_workers(value: str) -> int:
+    """Return the number of processes; 0 for ``auto``, which ``load`` makes a number."""
+    if value == "auto":
+        return 0
+    if not re.fullmatch(r"[1-9]|[1-5][0-9]|6[0-4]", value):
+        raise Invalid(f"is {value!r}, which is neither auto nor a whole number from 1 to 64", "leave it unset")
+    return int(value)
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, and its container's quota (cgroup v2 cpu.max, v1), rounded."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = period = ""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    if not quota:
+        with contextlib.suppress(OSError):
+            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
+    if quota.isdigit() and period.isdigit() and int(period):
+        cpus = min(cpus, round(int(quota) / int(period)))
+    return max(cpus, 1)
 
 
 def parse_public_url(value: str) -> str:
@@ -252,7 +280,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
     Setting("AUDIT_READS", parse_switch, "`true`: the audit log has a line for each read too", "false"),
     Setting("APP_ENV", parse_environment_name, "which section of the access policy applies", "development"),
-    Setting("WORKERS", parse_number(1, 64), "processes that serve MLflow", "1"),
+    Setting(
+        "WORKERS",
+        parse_workers,
+        "processes that serve MLflow; `auto`: one for each CPU, four at most, and one on SQLite",
+        "auto",
+    ),
     Setting(
         "GOOGLE_ACCOUNT_JSON_BASE64",
         parse_service_account,
@@ -405,4 +438,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         )
     if problems:
         raise SettingsError(problems)
+    if not values["workers"]:
+        on_sqlite = values["backend_store_uri"].startswith("sqlite:")
+        values["workers"] = 1 if on_sqlite else min(available_cpus(), MOST_AUTOMATIC_WORKERS)
     return Settings(**values)

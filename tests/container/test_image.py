@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import Any
 
@@ -74,6 +75,20 @@ def test_has_the_pinned_versions(docker_client: Any) -> None:
     assert locked
     script = "import importlib.metadata as m; print(m.version('mlflow'))"
     assert run(docker_client, "python", "-c", script).strip() == locked[1]
+
+
+def test_leaves_pandas_for_its_first_use(docker_client: Any) -> None:
+    code = "import sys; from gatehouse import lazy; lazy.install(); import mlflow.server.fastapi_app; print('pandas.core' in sys.modules)"
+    assert run(docker_client, "python", "-W", "ignore", "-c", code).strip() == "False"
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(1.0, 1), (0.5, 1), (1.6, 2)])
+def test_counts_the_cpus_that_its_quota_allows(docker_client: Any, cpus: float, expected: int) -> None:
+    command = ["-c", "from gatehouse.settings import available_cpus; print(available_cpus())"]
+    output = docker_client.containers.run(
+        GATEHOUSE, command, entrypoint="python", nano_cpus=int(cpus * 1e9), remove=True, network_mode="none"
+    )
+    assert int(output) == min(expected, os.cpu_count() or 1)
 
 
 def test_stays_small(docker_client: Any) -> None:
