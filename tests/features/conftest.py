@@ -26,6 +26,9 @@ def gate(provider: Provider, postgres: Postgres, tmp_path_factory: pytest.TempPa
         # The listener of the webhook tests is on loopback; by default MLflow delivers to public addresses only.
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+        # As for the listener: the gateway's provider of the failure tests is on loopback.
+        "MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES": "http",
         # Each worker remembers for a minute which webhooks there are.
         "MLFLOW_WEBHOOK_CACHE_TTL": "0",
     }
