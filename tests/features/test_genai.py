@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -126,3 +127,43 @@ def test_a_server_of_the_model_context_protocol_is_registered(gate: Gate, bob: r
     assert made.status_code in {200, 201}, made.text
     found = answer_of(bob.get(base, timeout=TIMEOUT_S))
     assert full in {one["name"] for one in found["mcp_servers"]}
+
+
+def test_where_jobs_are_off_what_needs_them_says_how_they_are_switched_on(
+    gate: Gate, bob: requests.Session, sdk: Any, experiment: str
+) -> None:
+    from mlflow.genai.scorers import Guidelines
+
+    scorer = json.dumps(Guidelines(name="polite", guidelines="Be kind.").model_dump())
+    document = {"experiment_id": experiment, "serialized_scorer": scorer, "trace_ids": [traced(sdk)]}
+    answer = bob.post(f"{gate.url}/ajax-api/3.0/mlflow/scorer/invoke", json=document, timeout=TIMEOUT_S)
+    assert answer.status_code == 500
+    assert "set environment variable 'MLFLOW_SERVER_ENABLE_JOB_EXECUTION'" in answer.json()["message"]
+
+
+def test_a_run_of_the_prompt_lab_belongs_to_whoever_made_it(
+    gate: Gate, bob: requests.Session, sdk: Any, experiment: str
+) -> None:
+    document = {
+        "experiment_id": experiment,
+        "run_name": "tried",
+        "prompt_template": "Hello {{name}}",
+        "prompt_parameters": [{"key": "name", "value": "you"}],
+        "model_route": "small",
+        "model_parameters": [{"key": "temperature", "value": "0.1"}],
+        "model_input": "Hello you",
+        "model_output": "Hello!",
+        "model_output_parameters": [{"key": "latency", "value": "1"}],
+        "mlflow_version": sdk.__version__,
+        "user_id": "somebody else",
+    }
+    base = f"{gate.url}/ajax-api/2.0/mlflow/runs"
+    run = answer_of(bob.post(f"{base}/create-promptlab-run", json=document, timeout=TIMEOUT_S))["run"]
+    assert (run["info"]["run_name"], run["info"]["user_id"]) == ("tried", email("bob"))
+    made = sdk.get_run(run["info"]["run_id"])
+    assert made.data.params["temperature"] == "0.1"
+    table = sdk.load_table("eval_results_table.json", [run["info"]["run_id"]])
+    assert table["output"].tolist() == ["Hello!"]
+    # MLflow itself takes no tags here: nobody can claim to be somebody else by one.
+    claim = {**document, "tags": [{"key": "mlflow.user", "value": "somebody else"}]}
+    assert bob.post(f"{base}/create-promptlab-run", json=claim, timeout=TIMEOUT_S).status_code == 500
