@@ -1,4 +1,4 @@
-"""`make bench`: ROUNDS=3 (default), SCENARIOS=cold,memory,latency,throughput,sdk,layers (all by default).
+"""`make bench`: ROUNDS=3 (default), SCENARIOS=cold,memory,latency,throughput,sdk,layers,scale (all by default).
 
 Each round starts each set-up in turn on one PostgreSQL with 1,000 runs; figures are medians over the rounds with their
 range, and the ratio of the medians. Writes bench/results/bench.json and bench.svg.
@@ -22,14 +22,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import layers
+from bench import layers, scale
 from bench.setups import SetUp, gatehouse, plain
 from gatehouse.settings import parse_database
 from local.proxy_binary import ROOT
 from tests.support import Postgres, Provider
 
 RESULTS = ROOT / "bench" / "results"
-SCENARIOS = ("cold", "memory", "latency", "throughput", "sdk", "layers")
+SCENARIOS = ("cold", "memory", "latency", "throughput", "sdk", "layers", "scale")
 SECONDS = 2
 RUNS = 1000
 #: What a training loop calls most; measured with more connections too.
@@ -264,6 +264,8 @@ def main() -> int:
     (RESULTS / "bench.json").write_text(json.dumps({"machine": machine, "figures": figures}, indent=2))
     chart(figures, RESULTS / "bench.svg")
     show(figures, Console(width=200))
+    if "scale" in chosen:
+        scale.main(["--rounds", str(rounds)])
     return layers.main(["--rounds", str(3 * rounds)]) if "layers" in chosen else 0
 
 
