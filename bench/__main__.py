@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import containers, layers, report, scenarios
+from bench import containers, layers, report, scale, scenarios
 from bench.setups import SetUp, gatehouse, plain
 from gatehouse.settings import parse_database
 from local.proxy_binary import ROOT
@@ -30,6 +30,7 @@ SCENARIOS = {
     "throughput": "requests per second at 8 and 32 connections",
     "sdk": "an SDK loop of 100 metrics",
     "proxy": "through the proxy against straight to MLflow's socket",
+    "scale": "one, two and four gates behind one balancer",
     "layers": "with Gatehouse's layers against without them",
 }
 REFERENCES = ("plain", "plain, best")
@@ -77,7 +78,7 @@ def compare(rounds: int, chosen: set[str], console: Console) -> report.Figures:
             for setup in setups:
                 console.print(f"round {number + 1} of {rounds}: {setup.name} ...")
                 log = folder / f"{setup.port}.log"
-                if chosen - {"container", "layers"}:
+                if chosen - {"container", "layers", "scale"}:
                     for figure, value in scenarios.measure(setup, calls, provider.token(), chosen, log):
                         note(setup, figure, value)
                 if "container" in chosen:
@@ -100,12 +101,14 @@ def main() -> int:
         for _, message in found:
             print(f"make bench: error: {message}", file=sys.stderr)
         return found[0][0]
-    if chosen - {"layers"}:
+    if chosen - {"layers", "scale"}:
         figures = compare(rounds, chosen, Console(stderr=True))
         RESULTS.mkdir(exist_ok=True)
         report.write(figures, rounds, RESULTS / "bench.json")
         report.chart(figures, REFERENCES, SUBJECTS[0], RESULTS / "bench.svg")
         report.show(figures, REFERENCES, SUBJECTS, Console(width=200))
+    if "scale" in chosen:
+        scale.main(["--rounds", str(rounds)])
     return layers.main(["--rounds", str(3 * rounds)]) if "layers" in chosen else 0
 
 

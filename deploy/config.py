@@ -159,11 +159,15 @@ class Config:
         instances = self.service["max_instances"] + 1
         used = instances * self.service["workers"] * 2 * (POOL_SIZE + POOL_OVERFLOW)
         tier = self.sql["tier"]
+        # What is left: PostgreSQL keeps RESERVED for its administrators (superuser_reserved_connections).
         memory = {"db-f1-micro": 0.6, "db-g1-small": 1.7}.get(tier) or int(tier.rsplit("-", 1)[1]) / 1024
-        return used, next(allowed for least, allowed in CONNECTIONS if memory >= least)
+        return used, next(allowed for least, allowed in CONNECTIONS if memory >= least) - RESERVED
 
 
-POOL_SIZE, POOL_OVERFLOW = 2, 1  # MLflow reads an overflow of 0 as unset
+#: Connections of one pool: those that are kept, and those beyond. MLflow's log-batch holds two at a time, so a worker needs one more
+#: than it has threads for such calls (gatehouse.dispatch.QUICK_THREADS), or they all wait for each other. An overflow of 0 reads as unset.
+POOL_SIZE, POOL_OVERFLOW = 4, 1
+RESERVED = 3
 
 
 def leaves(
@@ -326,7 +330,7 @@ def _cross_checks(config: Config) -> list[str]:
     used, allowed = config.connection_budget()
     if used > allowed:
         problems.append(
-            f"sql/tier: {tier} allows {allowed} connections, but {service['max_instances']} instances (and one during a release)"
+            f"sql/tier: {tier} allows {allowed} connections (and {RESERVED} for its administrators), but {service['max_instances']} instances (and one during a release)"
             f" with {service['workers']} workers can open {used}; take a larger tier or fewer instances"
         )
     clash = set(service["env"]) & set(MANAGED)

@@ -1,6 +1,6 @@
 """The ASGI application: MLflow behind Gatehouse's layers, composed in one place.
 
-Data flows one way: discovery → audit → identity → account → access → stamping → page → MLflow. Each layer knows only the
+Data flows one way: discovery → audit → identity → account → access → stamping → page → failures → MLflow. Each layer knows only the
 next. The audit comes first because it writes the line of whatever answer leaves, also of a refusal by a layer
 below.
 """
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import tomllib
 
-from gatehouse import mlflow_app
+from gatehouse import failures, mlflow_app
 from gatehouse.access import AccessLayer
 from gatehouse.account import AccountLayer
 from gatehouse.audit import AuditLayer, AuditLog
 from gatehouse.discovery import FILE_NAME as DISCOVERY_NAME
 from gatehouse.discovery import DiscoveryLayer
 from gatehouse.dispatch import Dispatcher
+from gatehouse.failures import FailureLayer
 from gatehouse.identity import IdentityLayer
 from gatehouse.policy import PolicySource
 from gatehouse.prepare import PROOF_NAME
@@ -47,7 +48,8 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
     flask = mlflow_app.load_flask()
     tell_flask(flask)
 
-    app: ASGIApp = UiLayer(Dispatcher(mlflow, flask))
+    failures.register(mlflow, flask)
+    app: ASGIApp = UiLayer(FailureLayer(Dispatcher(mlflow, flask)))
     app = StampingLayer(app)
     app = AccessLayer(app, Router(mlflow, flask), policy, log)
     app = AccountLayer(app, policy)

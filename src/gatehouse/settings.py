@@ -436,9 +436,32 @@ def load(environment: Mapping[str, str]) -> Settings:
                 "unset one of them",
             )
         )
+    problems += check_pool(environment)
     if problems:
         raise SettingsError(problems)
     if not values["workers"]:
         on_sqlite = values["backend_store_uri"].startswith("sqlite:")
         values["workers"] = 1 if on_sqlite else min(available_cpus(), MOST_AUTOMATIC_WORKERS)
     return Settings(**values)
+
+
+def check_pool(environment: Mapping[str, str]) -> list[Problem]:
+    """Check that MLflow's pools of database connections are large enough for a worker's threads.
+
+    Some of MLflow's calls (log-batch) hold one connection while they take a second. With no more connections than threads, all
+    threads can have their first and wait for their second until SQLAlchemy gives up after 30 s.
+    """
+    size, overflow = "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"
+    if not environment.get(size) and not environment.get(overflow):
+        return []
+    from gatehouse.dispatch import QUICK_THREADS
+
+    try:
+        # SQLAlchemy's defaults (QueuePool); MLflow reads 0 as unset.
+        total = (int(environment.get(size) or 0) or 5) + (int(environment.get(overflow) or 0) or 10)
+    except ValueError:
+        return [Problem(size, f"or {overflow} isn't a whole number", "for example 4 and 1")]
+    if total > QUICK_THREADS:
+        return []
+    what = f"and {overflow} allow {total} connections; {QUICK_THREADS} threads of a worker would wait for each other"
+    return [Problem(size, what, f"allow at least {QUICK_THREADS + 1}: {size}={QUICK_THREADS} and {overflow}=1")]

@@ -310,7 +310,8 @@ STAMPS: Mapping[str, Callable[[Document, str], str | None]] = {
     "deprecated_end_trace_v2": _end_trace_v2,
     "deprecated_start_trace_v2": _start_trace_v2,
     "log_batch": _late_tags,
-    "serve_create_promptlab_run": _run,
+    # MLflow fails with any tag here.
+    "serve_create_promptlab_run": _field("user_id"),
     "set_dataset_tags": _dataset_tags,
     "set_experiment_tag": _late_tag,
     "set_logged_model_tags": _late_tags,

@@ -74,7 +74,7 @@ def test_what_is_missing_is_told_with_its_meaning(tmp_path: Path) -> None:
         ({"service": {"env": {"MY_PASSWORD": "x"}}}, "service/env/MY_PASSWORD", "looks like a secret"),
         ({"sql": {"tier": "db-custom-3-4096"}}, "sql/tier", "even number of CPUs"),
         ({"sql": {"network": "default"}}, "sql/subnet", "is missing"),
-        ({"service": {"max_instances": 9}}, "sql/tier", "allows 25 connections"),
+        ({"service": {"max_instances": 9}}, "sql/tier", "allows 22 connections"),
         ({"access_policy": "nowhere.yaml"}, "access_policy", "cannot be read"),
     ],
 )

@@ -20,6 +20,10 @@ from tests.support import Gate, free_port, missing
 #: Name of the case → what is set (an empty value unsets), and words that the log must have.
 CASES: dict[str, tuple[dict[str, str], list[str]]] = {
     "no database": ({"BACKEND_STORE_URI": ""}, ["BACKEND_STORE_URI is not set", "BACKEND_STORE_URI_FILE"]),
+    "too few connections": (
+        {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "2", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "1"},
+        ["MLFLOW_SQLALCHEMYSTORE_POOL_SIZE and MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW allow 3 connections", "at least 5"],
+    ),
     "MySQL": ({"BACKEND_STORE_URI": "mysql://u:topsecret@h/d"}, ["BACKEND_STORE_URI has the scheme 'mysql'"]),
     "a folder as database": ({"BACKEND_STORE_URI": "./mlruns"}, ["BACKEND_STORE_URI has the scheme ''"]),
     "no database name": (
