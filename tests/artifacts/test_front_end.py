@@ -82,7 +82,7 @@ def http2_front_end(folder: Path, port: int, backend: int) -> FrontEnd:
     empty.touch()
     front = FrontEnd(
         folder, "nghttpx", "nghttp2-proxy", f"--conf={empty}", f"--frontend=127.0.0.1,{port};no-tls",
-        f"--backend=127.0.0.1,{backend};;proto=h2", "--add-x-forwarded-for", "--workers=1",
+        f"--backend=127.0.0.1,{backend};;proto=h2", "--add-x-forwarded-for", "--no-location-rewrite", "--workers=1",
     )  # fmt: skip
     front.wait(port)
     return front
@@ -251,7 +251,7 @@ def test_a_browser_downloads_40_mib_from_the_ui(
             "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
         )
         browser.driver.get(f"{site.url}/#/experiments/0/runs/{run_id}/artifacts/40.bin")
-        browser.click(By.XPATH, "//*[contains(@class, 'artifact')]//button[.//*[contains(@class, 'ownload')]]")
+        browser.click(By.XPATH, "(//*[contains(@class, 'mlflow-artifact-right')]//button)[1]")
         copy = tmp_path / "40.bin"
         wait_for(copy.exists, "the download", 60, lambda: browser.describe("the download"))
     assert digest_of(copy) == digest_of(files[40])
