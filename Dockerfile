@@ -7,7 +7,7 @@
 # does: --build-arg DEBIAN=debian:trixie-slim (tests/container/engine.sh makes one).
 ARG DEBIAN=debian:trixie-20260918-slim@sha256:a99cfc517144bc59b1978475ec53b46ecabec7e43635402ee5b77cc54cd1b20a
 
-# ── oauth2-proxy, from source ────────────────────────────────────────────────────────────────────────────────────────
+# ── oauth2-proxy and the HTTP/2 listener, from source ────────────────────────────────────────────────────────────────
 FROM ${DEBIAN} AS proxy
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Debian's Go only fetches this one, which carries the security fixes of Go's own TLS and HTTP.
@@ -19,7 +19,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY proxy/go.mod proxy/go.sum ./
-RUN module=github.com/oauth2-proxy/oauth2-proxy/v7 \
+COPY listener listener
+RUN go build -C listener -trimpath -ldflags '-s -w' -o /usr/local/bin/gatehouse-listener . \
+    && module=github.com/oauth2-proxy/oauth2-proxy/v7 \
     && version="$(go list -m -f '{{.Version}}' "$module")" \
     && go build -trimpath -ldflags "-s -w -X $module/pkg/version.VERSION=$version" -o /usr/local/bin/oauth2-proxy "$module" \
     && test "$(oauth2-proxy --version | cut -d' ' -f2)" = "$version" \
@@ -69,7 +71,7 @@ RUN apt-get update \
     && useradd --system --no-create-home --uid 10001 --user-group --home-dir /tmp --shell /usr/sbin/nologin gatehouse \
     && install -d -m 1777 /data \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
-COPY --from=proxy /usr/local/bin/oauth2-proxy /usr/local/bin/
+COPY --from=proxy /usr/local/bin/oauth2-proxy /usr/local/bin/gatehouse-listener /usr/local/bin/
 COPY --from=python /opt/gatehouse /opt/gatehouse
 COPY --from=gatehouse /layer/opt/gatehouse /opt/gatehouse
 COPY proxy/templates /app/proxy/templates

@@ -38,6 +38,7 @@ check: .venv/ready ## format, lint, types, shell and Dockerfile lint
 	@$(BIN)/mypy
 	@$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
 	@$(BIN)/hadolint $$(git ls-files '*Dockerfile')
+	@! command -v go >/dev/null || { go -C listener vet ./... && test -z "$$(gofmt -l listener)"; }
 
 format: .venv/ready ## let ruff mend what it can
 	@$(BIN)/ruff check --fix-only --quiet .

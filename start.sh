@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The entrypoint: MLflow on a private socket first; once it is ready, OAuth2 Proxy on the public port.
-# Either one ending ends both. With arguments it runs these instead: start.sh gatehouse doctor
+# The entrypoint: MLflow on a private socket first; once it is ready, OAuth2 Proxy on the public port (with HTTP2=true: on
+# a private socket too, behind gatehouse-listener). Any one ending ends all. With arguments it runs these instead: start.sh gatehouse doctor
 # Exit codes: src/gatehouse/exit_codes.py and README.md.
 set -euo pipefail
 
 readonly SERVER_ENDED=70 PROXY_ENDED=71 CUT_OFF=72 CANNOT_CREATE=73 NOT_READY=75 SETTINGS=78
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 RUN_DIRECTORY=''
-server_pid='' proxy_pid=''
+server_pid='' proxy_pid='' listener_pid=''
 
 main() {
   if (($# > 0)); then exec "$@"; fi
@@ -18,7 +18,8 @@ main() {
   start_server
   wait_until_ready
   start_proxy
-  wait_for_either
+  start_listener
+  wait_for_any
 }
 
 say() { printf 'start.sh: %s\n' "$*" >&2; }
@@ -93,23 +94,32 @@ start_proxy() {
   proxy_pid=$!
 }
 
-wait_for_either() {
+# It opens the public port once the proxy's socket is there.
+start_listener() {
+  if [[ ! -e $RUN_DIRECTORY/listener.env ]]; then return; fi
+  (become listener gatehouse-listener) &
+  listener_pid=$!
+}
+
+wait_for_any() {
   local ended='' status=0
-  wait -n -p ended "$server_pid" "$proxy_pid" || status=$?
+  wait -n -p ended "$server_pid" "$proxy_pid" ${listener_pid:+"$listener_pid"} || status=$?
   kill_all
   if [[ ${ended:-} == "$server_pid" ]]; then
     fail "$SERVER_ENDED" "MLflow ended ($(describe "$status")); stopped OAuth2 Proxy" 'see the log above; the platform starts a fresh container'
   fi
-  fail "$PROXY_ENDED" "OAuth2 Proxy ended ($(describe "$status")); stopped MLflow" 'see the log above; the platform starts a fresh container'
+  local name='OAuth2 Proxy'
+  if [[ ${ended:-none} == "$listener_pid" ]]; then name='the HTTP/2 listener'; fi
+  fail "$PROXY_ENDED" "$name ended ($(describe "$status")); stopped MLflow" 'see the log above; the platform starts a fresh container'
 }
 
-# TERM or INT: the proxy first, which finishes its requests with MLflow still there; then MLflow.
+# TERM or INT: what clients see first, which finishes its requests with the others still there; MLflow last.
 stop() {
   local timer pid ended='' code=0
   trap '' TERM INT
   sleep "${SHUTDOWN_TIMEOUT:-8}" &
   timer=$!
-  for pid in $proxy_pid $server_pid; do
+  for pid in $listener_pid $proxy_pid $server_pid; do
     kill -TERM "$pid" 2>/dev/null || continue
     # Unset by wait if the process was reaped before.
     wait -n -p ended "$pid" "$timer" || true
@@ -126,7 +136,7 @@ stop() {
 
 kill_all() {
   local pid
-  for pid in $proxy_pid $server_pid; do kill -KILL -- "-$pid" 2>/dev/null || true; done
+  for pid in $listener_pid $proxy_pid $server_pid; do kill -KILL -- "-$pid" 2>/dev/null || true; done
 }
 
 describe() {

@@ -19,6 +19,7 @@ INPUTS = (
     "LICENSE",
     "requirements/server.txt",
     "proxy",
+    "listener",
     "src",
 )
 

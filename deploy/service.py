@@ -40,6 +40,8 @@ def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
         "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(POOL_SIZE),
         "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(POOL_OVERFLOW),
     }
+    if service["http2"]:
+        values["HTTP2"] = "true"
     if "issuer" in oauth:
         values["OAUTH2_PROXY_PROVIDER"] = "oidc"
         values["OAUTH2_PROXY_OIDC_ISSUER_URL"] = oauth["issuer"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from local import provider
+from local.listener_binary import find_or_build_listener
 from local.proxy_binary import ROOT, NoProxyError, find_or_build
 
 CLIENT_ID = "gatehouse-local"
@@ -74,7 +75,10 @@ def start_provider(port: int) -> tuple[subprocess.Popen[str], str]:
 
 def gate_environment(data: Path, port: int, issuer: str, proxy: Path) -> dict[str, str]:
     """Return the environment for start.sh; a variable that is set already wins."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), str(proxy.parent), os.environ.get("PATH", "")])
+    folders = [str(Path(sys.executable).parent), str(proxy.parent)]
+    if os.environ.get("HTTP2") == "true":
+        folders.append(str(find_or_build_listener(say).parent))
+    path = os.pathsep.join([*folders, os.environ.get("PATH", "")])
     defaults = {
         "PUBLIC_URL": f"http://localhost:{port}",
         "BACKEND_STORE_URI": f"sqlite:///{data / 'mlflow.db'}",

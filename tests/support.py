@@ -20,6 +20,7 @@ import pytest
 import requests
 
 from local import provider as local_provider
+from local.listener_binary import find_or_build_listener
 from local.proxy_binary import ROOT, find_or_build
 from local.run import CLIENT_ID
 from local.token import identity_token
@@ -172,9 +173,11 @@ class Gate:
         self.url = f"http://localhost:{self.port}"
         self.log_path = folder / "gate.log"
         folder.mkdir(parents=True, exist_ok=True)
-        proxy = find_or_build(lambda _: None)
+        programs = [Path(sys.executable), find_or_build(lambda _: None)]
+        if environment.get("HTTP2") == "true":
+            programs.append(find_or_build_listener(lambda _: None))
         defaults = {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(proxy.parent), os.environ["PATH"]]),
+            "PATH": os.pathsep.join([*(str(program.parent) for program in programs), os.environ["PATH"]]),
             "HOME": str(folder),
             "PORT": str(self.port),
             "PUBLIC_URL": self.url,
@@ -243,6 +246,8 @@ class Gate:
             pid, _, command = line.strip().partition(" ")
             if "gatehouse serve" in command:
                 found["server"] = int(pid)
+            elif "gatehouse-listener" in command:
+                found["listener"] = int(pid)
             elif "oauth2-proxy" in command:
                 found["proxy"] = int(pid)
         return found

@@ -20,7 +20,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 69
     #: MLflow ended: before it was ready, or while it served.
     SERVER_ENDED = 70
-    #: OAuth2 Proxy ended.
+    #: OAuth2 Proxy ended, or the HTTP/2 listener in front of it.
     PROXY_ENDED = 71
     #: Requests were still running SHUTDOWN_TIMEOUT seconds after TERM.
     CUT_OFF = 72

@@ -1,7 +1,7 @@
 """``gatehouse prepare``: check all settings, then write what start.sh hands to the two processes.
 
-Into the private run directory go ``proxy.cfg`` (rendered, unless OAUTH_PROXY_CONFIG is used), ``proxy.env`` and
-``server.env`` (NUL-separated assignments: each process gets what it needs and no secret of the other), and
+Into the private run directory go ``proxy.cfg`` (rendered, unless OAUTH_PROXY_CONFIG is used), ``proxy.env``,
+``server.env`` and, with HTTP2=true, ``listener.env`` (NUL-separated assignments: each process gets what it needs and no secret of the others), and
 ``proof``, a random value of this start by which MLflow's side knows the proxy. Nothing is started.
 """
 
@@ -185,6 +185,10 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     address = proxy_config.listen_address(resolved, values["port"] or 0)
     if values["port"]:
         problems += check_port(address)
+    listener_environment: dict[str, str] = {}
+    if values["http2"]:
+        problems += proxy_config.check_listener(resolved, own_file, address)
+        address, listener_environment = proxy_config.behind_listener(address, run_directory)
     proof = secrets.token_urlsafe(32)
     proxy_environment = proxy_config.proxy_environment(resolved, address, run_directory / SOCKET_NAME, proof)
     login_client_id = values["login_client_id"]
@@ -214,6 +218,9 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     write_private(run_directory / discovery.FILE_NAME, json.dumps(about).encode())
     write_private(run_directory / PROOF_NAME, proof.encode())
     write_private(run_directory / "proxy.env", environment_block(proxy_environment))
+    if listener_environment:
+        kept = {name: resolved[name] for name in ("PATH", "GOMAXPROCS", "GOMEMLIMIT", "GOGC") if resolved.get(name)}
+        write_private(run_directory / "listener.env", environment_block({**kept, **listener_environment}))
     write_private(run_directory / "server.env", environment_block(server_environment(resolved, public_url, cookie)))
 
 

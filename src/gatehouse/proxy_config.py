@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ import tomllib
 from gatehouse.settings import Invalid, Problem, parse_public_url
 
 PREFIX = "OAUTH2_PROXY_"
+#: The proxy's own socket, where it isn't the public listener itself.
+SOCKET_NAME = "proxy.sock"
 PROVIDERS = ("google", "oidc", "keycloak-oidc", "entra-id", "github")
 ISSUER_EXAMPLES = {
     "oidc": "https://id.example.com",
@@ -307,6 +310,29 @@ def trial_run(config: Path, environment: Mapping[str, str], reported: set[str], 
 def listen_address(environment: Mapping[str, str], port: int) -> str:
     """Return the proxy's address: every interface, as a container must, unless OAUTH2_PROXY_HTTP_ADDRESS says less."""
     return environment.get(f"{PREFIX}HTTP_ADDRESS") or f"0.0.0.0:{port}"
+
+
+def behind_listener(address: str, run_directory: Path) -> tuple[str, dict[str, str]]:
+    """Return the proxy's address where gatehouse-listener has the public one, and that program's environment."""
+    socket = run_directory / SOCKET_NAME
+    public = re.sub(r"^http://", "", address)
+    return f"unix://{socket},mode=600", {"LISTENER_ADDRESS": public, "LISTENER_SOCKET": str(socket)}
+
+
+def check_listener(environment: Mapping[str, str], own_file: Mapping[str, object], address: str) -> list[Problem]:
+    """Check what gatehouse-listener needs, and that nothing relies on the addresses that the proxy no longer sees."""
+    problems = []
+    if not re.fullmatch(r"(?:http://)?[^/]*:\d+", address):
+        what = f"is {address!r}, and HTTP2=true needs a TCP port"
+        problems.append(Problem(f"{PREFIX}HTTP_ADDRESS", what, "unset it, or give HOST:PORT"))
+    for key in ("trusted_ips", "trusted_proxy_ips"):
+        if environment.get(PREFIX + key.upper()) or own_file.get(key):
+            what = "is set; with HTTP2=true the proxy's only peer is the listener, on a Unix socket"
+            problems.append(Problem(PREFIX + key.upper(), what, "unset it, or HTTP2"))
+    if shutil.which("gatehouse-listener", path=environment.get("PATH")) is None:
+        fix = "use the container image, or `make run HTTP2=true`, which builds it with Go"
+        problems.append(Problem("gatehouse-listener", "is not on PATH, and HTTP2=true needs it", fix))
+    return problems
 
 
 def proxy_environment(environment: Mapping[str, str], address: str, socket: Path, proof: str) -> dict[str, str]:

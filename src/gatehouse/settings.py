@@ -292,6 +292,12 @@ TABLE: tuple[Setting, ...] = (
         "a Google service account's key for the artifact store, base64",
         secret=True,
     ),
+    Setting(
+        "HTTP2",
+        parse_switch,
+        "`true`: the public port speaks HTTP/2 in cleartext too, which lifts Cloud Run's limit of 32 MiB",
+        "false",
+    ),
     Setting("STARTUP_TIMEOUT", parse_number(1, 3600), "seconds until MLflow must be ready", "120"),
     Setting(
         "SHUTDOWN_TIMEOUT",
@@ -330,6 +336,7 @@ class Settings:
     app_env: str
     workers: int
     google_account_json_base64: str | None
+    http2: bool
     startup_timeout: int
     shutdown_timeout: int
 

@@ -94,7 +94,7 @@ def test_the_service_is_deployed_with_these_flags() -> None:
         "|APP_ENV=dev|GOOGLE_CLOUD_PROJECT=demo-project|WORKERS=1|STARTUP_TIMEOUT=120"
         "|MLFLOW_SERVER_ALLOWED_HOSTS=mlflow-dev-123456789012.europe-west1.run.app"
         ",candidate---mlflow-dev-123456789012.europe-west1.run.app"
-        "|MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=4|MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW=1",
+        "|MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=4|MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW=1|HTTP2=true",
         "--set-secrets=BACKEND_STORE_URI=mlflow-dev-database-url:1"
         ",OAUTH2_PROXY_CLIENT_SECRET=mlflow-dev-oauth-client-secret:1"
         ",OAUTH2_PROXY_COOKIE_SECRET=mlflow-dev-cookie-secret:1"
@@ -108,7 +108,7 @@ def test_the_service_is_deployed_with_these_flags() -> None:
         "--timeout=300",
         "--execution-environment=gen2",
         "--cpu-boost",
-        "--no-use-http2",
+        "--use-http2",
         "--startup-probe=httpGet.path=/ping,initialDelaySeconds=0,periodSeconds=5,timeoutSeconds=4,failureThreshold=24",
         "--ingress=all",
         "--labels=app=gatehouse,environment=dev",

@@ -125,6 +125,15 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
         {"GOOGLE_ACCOUNT_JSON_BASE64": base64.b64encode(b'{"type": "x"}').decode()},
         ["decodes to JSON without client_email, private_key, token_uri"],
     ),
+    "HTTP2": ({"HTTP2": "yes"}, ["HTTP2 is 'yes'"]),
+    "HTTP/2 without a port": (
+        {"HTTP2": "true", "OAUTH2_PROXY_HTTP_ADDRESS": "unix:///tmp/p.sock"},
+        ["OAUTH2_PROXY_HTTP_ADDRESS is 'unix:///tmp/p.sock', and HTTP2=true needs a TCP port"],
+    ),
+    "HTTP/2 and trusted addresses": (
+        {"HTTP2": "true", "OAUTH2_PROXY_TRUSTED_IPS": "10.0.0.0/8"},
+        ["OAUTH2_PROXY_TRUSTED_IPS is set; with HTTP2=true the proxy's only peer is the listener"],
+    ),
     "a long TMPDIR": ({"TMPDIR": "/tmp/" + "t" * 100}, ["TMPDIR leads to a socket path of"]),
 }
 

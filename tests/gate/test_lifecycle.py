@@ -235,8 +235,9 @@ def test_a_lost_database_gives_json_errors_and_comes_back(make_gate: Callable[..
         database.remove()
 
 
-def test_nothing_but_the_public_port_listens(make_gate: Callable[..., Gate]) -> None:
-    gate = make_gate(WORKERS="2").start().wait_ready()
+@pytest.mark.parametrize("http2", ["false", "true"])
+def test_nothing_but_the_public_port_listens(make_gate: Callable[..., Gate], http2: str) -> None:
+    gate = make_gate(WORKERS="2", HTTP2=http2).start().wait_ready()
     inodes = {
         str(link.readlink())[len("socket:[") : -1]
         for pid in processes_of(gate)

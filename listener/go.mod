@@ -1,0 +1,3 @@
+module github.com/gatehouse/listener
+
+go 1.26.0
