@@ -19,13 +19,12 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY proxy/go.mod proxy/go.sum ./
-COPY listener listener
-RUN go build -C listener -trimpath -ldflags '-s -w' -o /usr/local/bin/gatehouse-listener . \
-    && module=github.com/oauth2-proxy/oauth2-proxy/v7 \
+RUN module=github.com/oauth2-proxy/oauth2-proxy/v7 \
     && version="$(go list -m -f '{{.Version}}' "$module")" \
     && go build -trimpath -ldflags "-s -w -X $module/pkg/version.VERSION=$version" -o /usr/local/bin/oauth2-proxy "$module" \
-    && test "$(oauth2-proxy --version | cut -d' ' -f2)" = "$version" \
-    && rm -rf /go /root/.cache
+    && test "$(oauth2-proxy --version | cut -d' ' -f2)" = "$version"
+COPY listener listener
+RUN go build -C listener -trimpath -ldflags '-s -w' -o /usr/local/bin/gatehouse-listener .
 
 # ── MLflow and what its server needs ─────────────────────────────────────────────────────────────────────────────────
 FROM ${DEBIAN} AS python
