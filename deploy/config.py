@@ -330,8 +330,9 @@ def _cross_checks(config: Config) -> list[str]:
     used, allowed = config.connection_budget()
     if used > allowed:
         problems.append(
-            f"sql/tier: {tier} allows {allowed} connections (and {RESERVED} for its administrators), but {service['max_instances']} instances (and one during a release)"
-            f" with {service['workers']} workers can open {used}; take a larger tier or fewer instances"
+            f"sql/tier: {tier} allows {allowed} connections (and {RESERVED} for its administrators), but"
+            f" {service['max_instances']} instances (and one during a release) with {service['workers']} workers can open {used};"
+            " take a larger tier or fewer instances"
         )
     clash = set(service["env"]) & set(MANAGED)
     problems += [f"service/env/{key}: is set by the deploy tool; use its own setting" for key in sorted(clash)]

@@ -21,6 +21,8 @@ SQL_HOUR = {"db-f1-micro": 0.0105, "db-g1-small": 0.035}  # shared core, Enterpr
 SQL_CPU_HOUR, SQL_GIB_HOUR = 0.0413, 0.007
 SQL_STORAGE_GIB, SQL_BACKUP_GIB = 0.17, 0.08
 RUN_IDLE_CPU_SECOND, RUN_IDLE_GIB_SECOND = 0.0000025, 0.0000025  # a warm instance that does nothing
+#: An instance that serves at least one request, and a million requests ("Cloud Run pricing", tier 1, request-based billing).
+RUN_CPU_SECOND, RUN_GIB_SECOND, RUN_MILLION_REQUESTS = 0.000024, 0.0000025, 0.40
 SECRET_VERSION = 0.06
 REGISTRY_GIB = 0.10
 
@@ -37,8 +39,7 @@ def estimate(config: Config) -> dict[str, float]:
     else:
         cpus, mebibytes = (int(part) for part in tier.split("-")[2:])
         hour = cpus * SQL_CPU_HOUR + mebibytes / 1024 * SQL_GIB_HOUR
-    memory = run["memory"]
-    gib = int(memory[:-2]) / (1024 if memory.endswith("Mi") else 1)
+    gib = _gib(run["memory"])
     warm = HOURS * 3600 * run["min_instances"] * (int(run["cpu"]) * RUN_IDLE_CPU_SECOND + gib * RUN_IDLE_GIB_SECOND)
     return {
         "database": round(HOURS * hour * twice, 2),
@@ -47,6 +48,23 @@ def estimate(config: Config) -> dict[str, float]:
         "warm instances": round(warm, 2),
         "secrets and image": round(len(secrets.wanted(config)) * SECRET_VERSION + IMAGE_GIB * REGISTRY_GIB, 2),
     }
+
+
+def use(config: Config, hours: float, instances: int, requests: float) -> dict[str, float]:
+    """Return what use adds in a month, in US dollars: so many instances busy for so many hours, and the requests.
+
+    The free tier (180,000 vCPU-seconds, 360,000 GiB-seconds, 2 million requests) isn't taken off.
+    """
+    run = config.service
+    second = int(run["cpu"]) * RUN_CPU_SECOND + _gib(run["memory"]) * RUN_GIB_SECOND
+    return {
+        "busy instances": round(hours * 3600 * instances * second, 2),
+        "requests": round(requests / 1e6 * RUN_MILLION_REQUESTS, 2),
+    }
+
+
+def _gib(memory: str) -> float:
+    return int(memory[:-2]) / (1024 if memory.endswith("Mi") else 1)
 
 
 def summary(config: Config) -> str:

@@ -16,6 +16,7 @@ tests/gate/test_dispatch.py compares the answers of both ways, byte for byte.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,9 @@ QUICK_THREADS = 4
 SLOW_THREADS = 16
 #: Flask's routes that move artifacts or call other servers (mlflow/server/__init__.py).
 SLOW_PATHS = ("artifact", "gateway-proxy", "promptlab", "invoke", "demo")
+
+#: FastAPI's one route whose handler takes, like Flask's quick ones, a second database connection while it holds the first.
+OTLP_PATH = "/v1/traces"
 
 WORKSPACE_HEADER = b"x-mlflow-workspace"
 
@@ -57,10 +61,16 @@ class Dispatcher:
         # Workspaces, and security switched off, change what the layers do: then none is skipped.
         self._usable = not MLFLOW_ENABLE_WORKSPACES.get() and MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE.get() != "true"
         self._quick = ThreadPoolExecutor(QUICK_THREADS, "quick")
+        # One limit for all that can wait for a second connection: a pool with one connection more never stands still.
+        self._handlers = asyncio.Semaphore(QUICK_THREADS)
         self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._usable and self.is_plain(scope):
+        if scope["type"] == "http" and scope["path"] == OTLP_PATH:
+            # Its body has been read already (StampingLayer), so no slow sender keeps the others out.
+            async with self._handlers:
+                await self.fastapi_app(scope, receive, send)
+        elif scope["type"] == "http" and self._usable and self.is_plain(scope):
             await self.call_flask(scope, receive, send)
         else:
             await self.fastapi_app(scope, receive, send)
@@ -107,7 +117,8 @@ class Dispatcher:
         context = copy_context()
         answer = Answer()
         environ = build_environ(scope, b"".join(chunks))
-        first, rest = await loop.run_in_executor(pool, context.run, answer.run, self.flask_app, environ)
+        async with self._handlers if pool is self._quick else contextlib.nullcontext():
+            first, rest = await loop.run_in_executor(pool, context.run, answer.run, self.flask_app, environ)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         try:
             while rest is not None:

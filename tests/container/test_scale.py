@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from local.provider import email
 from local.proxy_binary import ROOT
 from local.run import CLIENT_ID
 from local.token import identity_token
+from tests.access.test_stamping import otlp
 from tests.balancer import SERVED_BY, balanced
 from tests.container.parts import HARDENED, PORT, PROVIDER, Engine, settings, socket_mount, socket_url
 from tests.support import Postgres, free_port, wait_for
@@ -263,7 +265,7 @@ def test_an_instance_that_comes_back_serves_again(fleet: Fleet) -> None:
 def test_many_batches_at_once_wait_for_no_connection_and_hold_no_more_than_planned(
     fleet: Fleet, postgres: Postgres
 ) -> None:
-    """Each batch holds two connections at a time: with too few, all batches wait for the second one."""
+    """Each batch, of metrics or of spans, holds two connections at a time: with too few, all wait for the second."""
     bob = fleet.session("bob")
     created = bob.post(f"{fleet.url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}, timeout=TIMEOUT_S)
     run_id = created.json()["run"]["info"]["run_id"]
@@ -275,7 +277,16 @@ def test_many_batches_at_once_wait_for_no_connection_and_hold_no_more_than_plann
             url = f"{fleet.url}/api/2.0/mlflow/runs/log-batch"
             return [session.post(url, json=batch, timeout=TIMEOUT_S).status_code for _ in range(5)]
 
-    assert at_once(log, 8 * INSTANCES) == [[200] * 5] * (8 * INSTANCES)
+    def trace() -> list[int]:
+        headers = {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": "0"}
+        with fleet.session("bob") as session:
+            url = f"{fleet.url}/v1/traces"
+            bodies = (otlp(secrets.token_bytes(16)) for _ in range(5))
+            return [session.post(url, data=one, headers=headers, timeout=TIMEOUT_S).status_code for one in bodies]
+
+    with ThreadPoolExecutor(2) as both:
+        done = both.map(lambda function: at_once(function, 8 * INSTANCES), (log, trace))
+    assert list(done) == [[[200] * 5] * (8 * INSTANCES)] * 2
     assert "QueuePool limit" not in fleet.log()
     held = int(postgres.sql(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{DATABASE}'"))
     # Two engines in each instance (docs/capacity.md).
