@@ -247,6 +247,12 @@ TABLE: tuple[Setting, ...] = (
         parse_client_artifacts,
         "instead of it: the bucket that clients write to themselves",
     ),
+    Setting(
+        "DIRECT_TRANSFERS",
+        parse_switch,
+        "`true`: large artifacts go straight between clients and the bucket, by signed URLs",
+        "false",
+    ),
     Setting("OAUTH_PROXY_CONFIG", parse_file, "a complete oauth2-proxy file, used instead of the template"),
     Setting("LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `gatehouse login`"),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
@@ -290,6 +296,7 @@ class Settings:
     backend_store_uri: str
     artifacts_destination: str | None
     default_artifact_root: str | None
+    direct_transfers: bool
     oauth_proxy_config: Path | None
     login_client_id: str | None
     access_policy: Path | None
@@ -394,6 +401,11 @@ def load(environment: Mapping[str, str]) -> Settings:
                 "is not set, and neither is DEFAULT_ARTIFACT_ROOT",
                 "give the artifact store, for example ARTIFACTS_DESTINATION=gs://my-bucket/mlflow",
             )
+        )
+    if values["direct_transfers"] and (root or str(values["artifacts_destination"]).startswith("file:")):
+        what = "clients write to the bucket themselves" if root else "a folder of the server has no signed URLs"
+        problems.append(
+            Problem("DIRECT_TRANSFERS", f"is true, but {what}", "unset it, or set ARTIFACTS_DESTINATION to a bucket")
         )
     if environment.get("GOOGLE_ACCOUNT_JSON_BASE64") and environment.get("GOOGLE_APPLICATION_CREDENTIALS"):
         problems.append(
