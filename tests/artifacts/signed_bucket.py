@@ -7,6 +7,7 @@ the library that signs.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import http.client
@@ -14,15 +15,20 @@ import http.server
 import itertools
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 from xml.sax.saxutils import escape
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from tests.artifacts.google_server import GoogleServer
+from tests.client.googleapis import ACCOUNT, STORAGE, Google
+
+BUCKET = "artifacts"
 XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
 MIN_PART = 5 * 1024 * 1024  # of all parts but the last (cloud.google.com/storage/quotas)
 
@@ -43,13 +49,12 @@ class Upload:
 class SignedBucket:
     """Answers for one bucket.
 
-    :param upstream: the address of fake-gcs-server.
+    :param port: that of fake-gcs-server.
     :param key: the account's public key.
     """
 
-    def __init__(self, upstream: str, bucket: str, account: str, key: rsa.RSAPublicKey, folder: Path) -> None:
-        self.upstream = urlsplit(upstream)
-        self.bucket = bucket
+    def __init__(self, port: int, account: str, key: rsa.RSAPublicKey, folder: Path) -> None:
+        self.port = port
         self.account = account
         self.key = key
         self.folder = folder
@@ -74,7 +79,7 @@ class SignedBucket:
                 _answer(request, 403, f"<Error><Code>SignatureDoesNotMatch</Code><Message>{reason!r}</Message></Error>")
                 return
             options = dict(parse_qsl(query, keep_blank_values=True))
-            name = unquote(path).removeprefix(f"/{self.bucket}").lstrip("/")
+            name = unquote(path).removeprefix(f"/{BUCKET}").lstrip("/")
             if options.keys() & {"uploads", "uploadId"} and "uploadType" not in options:
                 self._in_parts(request, name, options, body)
             else:
@@ -160,7 +165,7 @@ class SignedBucket:
                     shutil.copyfileobj(source, target)
         connection = self._connect()
         with whole.open("rb") as source:
-            target_path = f"/upload/storage/v1/b/{self.bucket}/o?uploadType=media&name={quote(upload.name, safe='')}"
+            target_path = f"/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name={quote(upload.name, safe='')}"
             headers = {"Content-Length": str(whole.stat().st_size), "Content-Type": "application/octet-stream"}
             connection.request("POST", target_path, source, headers)
         done = connection.getresponse()
@@ -191,7 +196,7 @@ class SignedBucket:
         connection.close()
 
     def _connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(str(self.upstream.hostname), self.upstream.port, timeout=60)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
 
 def _receive(request: http.server.BaseHTTPRequestHandler, target: Path) -> int:
@@ -227,3 +232,16 @@ def _answer(
         request.send_header(name, value)
     request.end_headers()
     request.wfile.write(body)
+
+
+@contextlib.contextmanager
+def signed_google(folder: Path) -> Iterator[tuple[Google, SignedBucket]]:
+    """Run Google's endpoints with a bucket, ``artifacts``, behind storage.googleapis.com, kept by fake-gcs-server."""
+    server = GoogleServer(public=f"https://{STORAGE}")
+    google = Google(folder, lambda **_: "")
+    try:
+        google.bucket = SignedBucket(server.port, ACCOUNT, google.key.public_key(), folder)
+        yield google, google.bucket
+    finally:
+        google.stop()
+        server.kill()

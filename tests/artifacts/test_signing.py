@@ -20,12 +20,18 @@ from google.oauth2 import service_account
 from gatehouse.stores import google_signing
 from gatehouse.stores.base import CannotSign, Denied, NotFound, SignedUrl, StoreError
 from gatehouse.stores.google_signing import BadUpload, GoogleSigning
-from tests.artifacts.conftest import BUCKET
-from tests.artifacts.signed_bucket import MIN_PART, SignedBucket
+from tests.artifacts.signed_bucket import BUCKET, MIN_PART, SignedBucket, signed_google
 from tests.client.googleapis import ACCOUNT, Google, service_account_key
 from tests.support import wait_for
 
 NAMES = ["plain.bin", "a folder/with spaces & signs?x=1#y%2F+~*'().bin", "Größe/モデル/🙂.pkl"]
+
+
+@pytest.fixture(scope="module")
+def signed_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Google, SignedBucket]]:
+    """Google's endpoints, and the bucket."""
+    with signed_google(tmp_path_factory.mktemp("google")) as parts:
+        yield parts
 
 
 @pytest.fixture
@@ -61,7 +67,7 @@ def google(cloud_run: tuple[Google, SignedBucket]) -> Google:
 
 def stored(bucket: SignedBucket, name: str) -> bytes | None:
     """Return an object's bytes as fake-gcs-server has them."""
-    address = f"{bucket.upstream.geturl()}/storage/v1/b/{BUCKET}/o/{quote(name, safe='')}?alt=media"
+    address = f"http://127.0.0.1:{bucket.port}/storage/v1/b/{BUCKET}/o/{quote(name, safe='')}?alt=media"
     answer = requests.get(address, timeout=10)
     return answer.content if answer.ok else None
 

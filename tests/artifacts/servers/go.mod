@@ -1,5 +1,4 @@
-// Servers that the tests run, and nothing else.
-module gatehouse.invalid/tests/servers
+module github.com/gatehouse/tests/artifacts/servers
 
 go 1.26
 
