@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import tomllib
 
-from gatehouse import mlflow_app, repository, stores
+from gatehouse import mlflow_app, repository, stores, transfers
 from gatehouse.access import AccessLayer
 from gatehouse.account import AccountLayer
 from gatehouse.artifacts import ArtifactLayer
@@ -51,7 +51,8 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
 
     app: ASGIApp = UiLayer(Dispatcher(mlflow, flask))
     if destination := settings.artifacts_destination:
-        repository.register(destination, partial(stores.shared, destination))
+        kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
+        repository.register(destination, partial(stores.shared, destination), kind)
         app = ArtifactLayer(app, destination, settings.artifact_timeout)
     app = StampingLayer(app)
     app = AccessLayer(app, Router(mlflow, flask), policy, log)

@@ -112,7 +112,9 @@ class StoreRepository(ArtifactRepository):  # type: ignore[misc]  # MLflow is un
             self.store.delete(self.path(artifact_path))
 
 
-def register(destination: str, open_store: Callable[[], Store]) -> None:
+def register(
+    destination: str, open_store: Callable[[], Store], repository: type[StoreRepository] = StoreRepository
+) -> None:
     """Let MLflow, in this process, use the store for whatever lies at or below ``destination``, and for nothing else."""
     scheme = urlsplit(destination).scheme
     registry = artifact_repository_registry._artifact_repository_registry
@@ -122,7 +124,7 @@ def register(destination: str, open_store: Callable[[], Store]) -> None:
         options = {"tracking_uri": tracking_uri, "registry_uri": registry_uri}
         if artifact_uri == destination or artifact_uri.startswith(destination + "/"):
             root = paths.check(artifact_uri[len(destination) :].lstrip("/"))
-            return StoreRepository(artifact_uri, open_store, root, **options)
+            return repository(artifact_uri, open_store, root, **options)
         return others(artifact_uri, **options)
 
     registry.register(scheme, make)

@@ -70,7 +70,9 @@ class SignedBucket:
         size = _receive(request, body)
         try:
             try:
-                if not request.headers.get("Authorization", "").startswith("Bearer "):
+                # The address of a resumable upload is a secret by itself.
+                session = path.startswith("/upload/") and "upload_id=" in query
+                if not session and not request.headers.get("Authorization", "").startswith("Bearer "):
                     self.verify(request.command, path, query, request.headers["Host"])
                     self.signed.append((request.command, unquote(path), size))
                     if request.headers.get("X-Goog-User-Project"):
@@ -187,7 +189,8 @@ class SignedBucket:
         length = answer.headers.get("Content-Length")
         for name, value in answer.headers.items():
             if name.lower() not in {"transfer-encoding", "connection", "date", "server"}:
-                request.send_header(name, value)
+                # fake-gcs-server sends uploads on to where it was asked itself: here, without TLS.
+                request.send_header(name, value.replace(f"http://{STORAGE}", f"https://{STORAGE}"))
         if length is None:
             request.send_header("Connection", "close")
         request.end_headers()

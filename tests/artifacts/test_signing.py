@@ -72,6 +72,12 @@ def stored(bucket: SignedBucket, name: str) -> bytes | None:
     return answer.content if answer.ok else None
 
 
+def generation(bucket: SignedBucket, name: str) -> str:
+    """Return an object's version."""
+    address = f"http://127.0.0.1:{bucket.port}/storage/v1/b/{BUCKET}/o/{quote(name, safe='')}"
+    return str(requests.get(address, timeout=10).json()["generation"])
+
+
 def put(part: SignedUrl, data: bytes) -> str:
     """Upload a part as MLflow's client does; return its entity tag."""
     answer = requests.put(part.url, data=data, headers=part.headers, timeout=30)
@@ -91,16 +97,16 @@ def test_bytes_go_up_and_down_by_signed_urls_alone(signing: GoogleSigning, bucke
     first, second = b"1" * MIN_PART, name.encode()
     upload(signing, name, first, second)
     assert stored(bucket, name) == first + second
-    url = signing.download(name, 60).url
+    url = signing.download(name, 60, generation(bucket, name)).url
     assert requests.get(url, timeout=10).content == first + second
     part = requests.get(url, headers={"Range": f"bytes={MIN_PART}-"}, timeout=10)
     assert (part.status_code, part.content) == (206, second)
 
 
-def test_a_url_opens_nothing_else(signing: GoogleSigning) -> None:
+def test_a_url_opens_nothing_else(signing: GoogleSigning, bucket: SignedBucket) -> None:
     upload(signing, "mine.bin", b"mine")
     upload(signing, "other.bin", b"other")
-    url = signing.download("mine.bin", 60).url
+    url = signing.download("mine.bin", 60, generation(bucket, "mine.bin")).url
     assert requests.get(url, timeout=10).status_code == 200
     changed: dict[str, Callable[[], requests.Response]] = {
         "another object": lambda: requests.get(url.replace("mine.bin", "other.bin"), timeout=10),
@@ -113,9 +119,9 @@ def test_a_url_opens_nothing_else(signing: GoogleSigning) -> None:
     assert {what: ask().status_code for what, ask in changed.items()} == dict.fromkeys(changed, 403)
 
 
-def test_a_url_dies_when_its_time_is_over(signing: GoogleSigning) -> None:
+def test_a_url_dies_when_its_time_is_over(signing: GoogleSigning, bucket: SignedBucket) -> None:
     upload(signing, "short.bin", b"short")
-    url = signing.download("short.bin", 1).url
+    url = signing.download("short.bin", 1, generation(bucket, "short.bin")).url
     wait_for(lambda: requests.get(url, timeout=10).status_code == 403, "the end of the URL's life", 10)
 
 
@@ -126,13 +132,14 @@ def test_the_urls_are_those_of_googles_own_library() -> None:
     )
     ours = GoogleSigning(AuthorizedSession(key), BUCKET)
     for name in NAMES:
-        url = ours.download(name, 321).url
+        url = ours.download(name, 321, "17").url
         resource = url.removeprefix("https://storage.googleapis.com").partition("?")[0]
         theirs = generate_signed_url_v4(
             key,
             resource,
             321,
             query_parameters={"response-content-disposition": "attachment"},
+            generation="17",
             _request_timestamp=urlsplit(url).query.partition("X-Goog-Date=")[2][:16],
         )
         assert url == theirs
@@ -142,7 +149,7 @@ def test_without_the_right_to_sign_nothing_is_begun_and_the_right_is_named(
     signing: GoogleSigning, bucket: SignedBucket, google: Google
 ) -> None:
     google.may_sign = False
-    for sign in (lambda: signing.begin("big.bin", 3, 600), lambda: signing.download("big.bin", 60)):
+    for sign in (lambda: signing.begin("big.bin", 3, 600), lambda: signing.download("big.bin", 60, "1")):
         with pytest.raises(CannotSign) as caught:
             sign()
         assert str(caught.value) == (
@@ -232,7 +239,7 @@ def test_google_being_down_is_no_lack_of_rights(signing: GoogleSigning, google: 
     google.down = True
     try:
         with pytest.raises(StoreError) as caught:
-            signing.download("x", 60)
+            signing.download("x", 60, "1")
     finally:
         google.down = False
     assert not isinstance(caught.value, CannotSign | Denied)

@@ -69,14 +69,16 @@ class GoogleSigning:
         self._lock = threading.Lock()
         self._signer: Any = None
 
-    def download(self, name: str, seconds: int) -> SignedUrl:
-        """Return a URL that downloads an object.
+    def download(self, name: str, seconds: int, generation: str) -> SignedUrl:
+        """Return a URL that downloads one version of an object.
 
         Raises:
             CannotSign: if the server's account can't sign; the message names what is missing.
             StoreError: if Google can't be reached.
         """
-        return self._sign_all([(name, "GET", {"response-content-disposition": "attachment"})], seconds)[0]
+        # An HTML artifact that somebody opens in a browser must not run there, on whichever site.
+        query = {"generation": generation, "response-content-disposition": "attachment"}
+        return self._sign_all([(name, "GET", query)], seconds)[0]
 
     def begin(self, name: str, parts: int, seconds: int) -> Multipart:
         """Begin an upload and return a URL for each part. Nothing is begun unless a URL can be signed, and nothing stays if not all can.
