@@ -84,16 +84,20 @@ def look_at_artifacts() -> Iterator[Finding]:
     except Invalid:
         return  # reported with the settings
     from gatehouse.stores import open_store
-    from gatehouse.stores.base import StoreError
+    from gatehouse.stores.base import CannotSign, StoreError
 
     try:
-        open_store(root).check()
+        store = open_store(root)
+        store.check()
+        yield Finding("artifacts", True, f"{root} can be written, read, listed and deleted in")
+        if os.environ.get("DIRECT_TRANSFERS") == "true":
+            store.check_signing()
+            yield Finding("direct transfers", True, "URLs can be signed")
     except StoreError as error:
-        yield Finding("artifacts", False, f"{root}: {error}", Exit.UNAVAILABLE)
+        part = "direct transfers" if isinstance(error, CannotSign) else "artifacts"
+        yield Finding(part, False, f"{root}: {error}", Exit.UNAVAILABLE)
     except Exception as error:  # whatever the store's library raises is what the reader must see
         yield Finding("artifacts", False, f"{root} fails: {type(error).__name__}: {error}", Exit.UNAVAILABLE)
-    else:
-        yield Finding("artifacts", True, f"{root} can be written, read, listed and deleted in")
 
 
 def look_at_issuer() -> Iterator[Finding]:

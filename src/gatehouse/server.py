@@ -62,13 +62,17 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def check_artifacts(destination: str) -> None:
+def check_artifacts(destination: str, direct: bool) -> None:
     """Say what is wrong with the server's rights in the artifact store; the server goes on, for all else works."""
     from gatehouse import stores
-    from gatehouse.stores.base import StoreError
+    from gatehouse.stores.base import CannotSign, StoreError
 
     try:
         stores.shared(destination).check()
+        if direct:
+            stores.shared(destination).check_signing()
+    except CannotSign as error:
+        say(f"error: DIRECT_TRANSFERS is on, and all artifacts go through the server: {error}")
     except StoreError as error:
         say(f"error: artifacts can't be stored or read: {error}")
     except Exception as error:
@@ -85,7 +89,9 @@ def run_worker(app: ASGIApp, listener: socket.socket, ready: int, settings: Sett
             os.write(ready, READY)
             os.close(ready)
             if settings.artifacts_destination:
-                timer = threading.Timer(CHECK_AFTER_S, check_artifacts, [settings.artifacts_destination])
+                timer = threading.Timer(
+                    CHECK_AFTER_S, check_artifacts, [settings.artifacts_destination, settings.direct_transfers]
+                )
                 timer.daemon = True
                 timer.start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import requests
 from mlflow import MlflowClient
 from mlflow.utils import server_info
 
+from gatehouse.exit_codes import Exit
 from tests.artifacts.google_server import google_server
 from tests.artifacts.signed_bucket import SignedBucket, signed_google
 from tests.client.googleapis import ACCOUNT, Google
-from tests.support import Gate, Provider, running
+from tests.support import Gate, Provider, free_port, running
 
 MIB = 1024 * 1024
 LARGE, SMALL = 40 * MIB, 1000
@@ -166,6 +168,18 @@ def test_without_the_right_to_sign_the_bytes_go_through_the_server(
     assert not bucket.signed
     assert not bucket.uploads
     assert f"{ACCOUNT} lacks iam.serviceAccounts.signBlob" in direct.log()
+
+
+@pytest.mark.parametrize("may_sign", [True, False])
+def test_the_doctor_tells_whether_urls_can_be_signed(direct: Gate, google: Google, may_sign: bool) -> None:
+    google.may_sign = may_sign
+    command = [sys.executable, "-m", "gatehouse", "doctor", "--json"]
+    # The gate itself has the port.
+    environment = direct.environment | {"PORT": str(free_port())}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    (found,) = [finding for finding in json.loads(done.stdout) if finding["part"] == "direct transfers"]
+    assert (found["ok"], found["code"]) == (may_sign, Exit.OK if may_sign else Exit.UNAVAILABLE)
+    assert may_sign or "roles/iam.serviceAccountTokenCreator" in found["text"]
 
 
 @pytest.mark.parametrize("number", [0, -1, 10_001, 2**31 - 1])

@@ -95,7 +95,7 @@ class Google:
         if path.endswith("/instance/service-accounts/default/identity"):
             with_email = request.query.get("format") == "full"
             return 200, self.mint(email=ACCOUNT if with_email else None, aud=request.query["audience"])
-        if path.endswith("/instance/service-accounts/default/"):
+        if path.endswith(("/instance/service-accounts/default/", f"/instance/service-accounts/{ACCOUNT}/")):
             return 200, {"aliases": ["default"], "email": ACCOUNT, "scopes": []}
         if path.endswith("/token") and path.startswith("/computeMetadata/v1"):
             # Cloud Run narrows a token to the scopes asked for (google-auth, compute_engine/credentials.py).

@@ -48,6 +48,11 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
         {"ARTIFACTS_DESTINATION": "", "DEFAULT_ARTIFACT_ROOT": "/x"},
         ["clients would write to a folder of their own"],
     ),
+    "signed URLs of a folder": ({"DIRECT_TRANSFERS": "true"}, ["a folder of the server has no signed URLs"]),
+    "signed URLs for nobody": (
+        {"DIRECT_TRANSFERS": "true", "ARTIFACTS_DESTINATION": "", "DEFAULT_ARTIFACT_ROOT": "gs://b"},
+        ["DIRECT_TRANSFERS is true, but clients write to the bucket themselves"],
+    ),
     "PORT": ({"PORT": "80a"}, ["PORT is '80a', which isn't a whole number from 1 to 65535"]),
     "WORKERS": ({"WORKERS": "0"}, ["WORKERS is '0'"]),
     "http in public": ({"PUBLIC_URL": "http://mlflow.example.com"}, ["would cross the network in clear"]),

@@ -182,6 +182,15 @@ class Store(ABC):
 
     # Straight to the store, where it can sign; the others say that they can't.
 
+    def check_signing(self) -> None:
+        """Make sure that URLs can be signed; changes nothing.
+
+        Raises:
+            CannotSign: naming what is missing.
+            StoreError: if it can't be found out.
+        """
+        self.sign_download("gatehouse-check", 60)
+
     def sign_download(self, path: str, seconds: int) -> SignedUrl:  # noqa: ARG002
         """Return a URL that downloads an artifact.
 

@@ -269,6 +269,9 @@ class GoogleStore(Store):
 
         return GoogleSigning(self.session, self.bucket, self._base)
 
+    def check_signing(self) -> None:
+        self._signing.check()
+
     def sign_download(self, path: str, seconds: int) -> SignedUrl:
         # Clients fetch ranges side by side: all of them of one version.
         return self._signing.download(self.name(path), seconds, self.stat(path).etag)

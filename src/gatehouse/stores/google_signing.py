@@ -69,12 +69,18 @@ class GoogleSigning:
         self._lock = threading.Lock()
         self._signer: Any = None
 
+    def check(self) -> None:
+        """Sign something that nobody gets.
+
+        Raises: as ``download``.
+        """
+        self._sign_all([("gatehouse-check", "PUT", {})], 1)
+
     def download(self, name: str, seconds: int, generation: str) -> SignedUrl:
         """Return a URL that downloads one version of an object.
 
         Raises:
-            CannotSign: if the server's account can't sign; the message names what is missing.
-            StoreError: if Google can't be reached.
+            CannotSign: if the server's account can't sign, or not now; the message names what is missing.
         """
         # An HTML artifact that somebody opens in a browser must not run there, on whichever site.
         query = {"generation": generation, "response-content-disposition": "attachment"}
@@ -83,9 +89,9 @@ class GoogleSigning:
     def begin(self, name: str, parts: int, seconds: int) -> Multipart:
         """Begin an upload and return a URL for each part. Nothing is begun unless a URL can be signed, and nothing stays if not all can.
 
-        Raises: as ``download``, and Denied if the account may not upload.
+        Raises: as ``download``, Denied if the account may not upload, and StoreError if the bucket can't be reached.
         """
-        self._sign_all([(name, "PUT", {})], seconds)
+        self.check()
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         answer = self._xml("POST", name, {"uploads": ""}, "storage.multipartUploads.create", kind=kind)
         upload_id = _text(answer, "UploadId")
@@ -164,7 +170,7 @@ class GoogleSigning:
                 allow_redirects=False,
             )
         except (requests.RequestException, auth_errors.GoogleAuthError) as error:
-            raise _unreachable(error) from None
+            raise _unreachable(error) from error
         if answer.status_code in {401, 403}:
             raise Denied(f"The server's account lacks {permission} on gs://{self._bucket}: grant it there.")
         if answer.status_code == 404:
@@ -237,7 +243,7 @@ class GoogleSigning:
             if not isinstance(credentials, google.auth.credentials.AnonymousCredentials) and not credentials.valid:
                 credentials.refresh(request)
         except auth_errors.GoogleAuthError as error:
-            raise _unreachable(error) from None
+            raise _no_signature(error) from error
         email = getattr(credentials, "service_account_email", None)
         if not email or "@" not in email:
             raise CannotSign("The server's credentials are those of no service account, and only these can sign URLs.")
@@ -245,7 +251,7 @@ class GoogleSigning:
         return service_account.Credentials(signer, email, token_uri="unused")  # noqa: S106 - it never fetches a token
 
 
-def _cannot_sign(error: BaseException, email: str) -> StoreError:
+def _cannot_sign(error: BaseException, email: str) -> CannotSign:
     """Return what an error of signing means; its own text may name more than whoever asked should know."""
     text = str(error)
     if "SERVICE_DISABLED" in text:
@@ -253,11 +259,16 @@ def _cannot_sign(error: BaseException, email: str) -> StoreError:
         return CannotSign(f"The IAM Service Account Credentials API is off in the server's project: {fix}.")
     if re.search(r"PERMISSION_DENIED|\"code\": 40[34]|ACCESS_TOKEN_SCOPE", text):
         return CannotSign(f"{email} lacks iam.serviceAccounts.signBlob: grant it {ROLE} on itself.")
-    return _unreachable(error)
+    return _no_signature(error)
+
+
+def _no_signature(error: BaseException) -> CannotSign:
+    # The way through the server needs none, so a client needn't wait until this is over.
+    return CannotSign(f"Google's IAM can't be reached, or doesn't answer ({type(error).__name__}).")
 
 
 def _unreachable(error: BaseException) -> StoreError:
-    return StoreError(f"Google can't be reached, or doesn't answer ({type(error).__name__}); try again.")
+    return StoreError(f"Cloud Storage can't be reached, or doesn't answer ({type(error).__name__}); try again.")
 
 
 def _query(pairs: Mapping[str, str]) -> str:
