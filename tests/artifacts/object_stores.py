@@ -21,7 +21,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from local.proxy_binary import ROOT
 from tests.support import free_port, missing, wait_for
@@ -30,7 +29,7 @@ SERVERS = Path(__file__).parent / "servers"
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw"
 BUILD_LIMIT_S = 600
 BUCKET = "artifacts"
-#: Azurite's only account, which it is documented with.
+#: An account of Azurite, with a key made anew each time.
 ACCOUNT = "devstoreaccount1"
 #: What a developer's machine has of its own must not decide a test.
 NOTHING_ELSE = {
@@ -164,16 +163,18 @@ def s3_server(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def azure_server(folder: Path, *options: str, scheme: str = "http") -> Iterator[Server]:
-    """Run Azurite with a container; ``options`` are more of its own, for TLS and tokens."""
+def azure_server(folder: Path, tls: tuple[Path, Path] | None = None) -> Iterator[Server]:
+    """Run Azurite with a container; with a certificate and its key it serves TLS, and takes tokens as well as its account's key."""
     from azure.storage.blob import BlobServiceClient
 
     port, key = free_port(), base64.b64encode(secrets.token_bytes(32)).decode()
     data = folder / "data"
     data.mkdir(parents=True)
-    # Azurite names its account's key on start: the one that it is documented with stays out of this file.
-    command = [*azurite(), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(data), *options]
+    command = [*azurite(), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(data)]
+    if tls:
+        command += ["--oauth", "basic", "--cert", str(tls[0]), "--key", str(tls[1])]
     command += ["--disableTelemetry", "--skipApiVersionCheck", "--silent"]
+    scheme = "https" if tls else "http"
     endpoint = f"{scheme}://127.0.0.1:{port}/{ACCOUNT}"
     text = f"DefaultEndpointsProtocol={scheme};AccountName={ACCOUNT};AccountKey={key};BlobEndpoint={endpoint}"
     server = Server(
@@ -184,8 +185,7 @@ def azure_server(folder: Path, *options: str, scheme: str = "http") -> Iterator[
         {"AZURE_STORAGE_CONNECTION_STRING": text},
     )
     with _running(server):
-        trust: dict[str, Any] = {"connection_verify": False} if scheme == "https" else {}
-        with BlobServiceClient.from_connection_string(text, **trust) as client:
+        with BlobServiceClient.from_connection_string(text, connection_verify=str(tls[0]) if tls else True) as client:
             client.create_container(BUCKET)
         yield server
 

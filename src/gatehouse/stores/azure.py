@@ -34,6 +34,7 @@ from azure.storage.blob import (
     ExponentialRetry,
     generate_blob_sas,
 )
+from requests import RequestException
 
 from gatehouse.stores.base import (
     CannotSign,
@@ -59,8 +60,8 @@ MOST_SIGNED = 10_000
 RANGE = 4 * MIB
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
-#: Besides the first attempt; pauses grow from 1 s.
-RETRIES = 3
+#: Besides the first attempt, after pauses of 2 s and 4 s.
+RETRIES = 2
 
 BLOBS = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs"
 READ, WRITE, DELETE = f"{BLOBS}/read", f"{BLOBS}/write", f"{BLOBS}/delete"
@@ -73,7 +74,8 @@ BAD_CREDENTIALS = {
     "InvalidAuthenticationInfo": "refuses the server's token; check AZURE_TENANT_ID against the account's tenant",
     "NoAuthenticationInformation": "got no credentials; set AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCESS_KEY or an identity",
     "KeyBasedAuthenticationNotPermitted": "takes no account keys; unset them, and give the server a managed identity",
-    "AuthorizationFailure": "refuses the server's network; let it through the account's firewall",
+    "AuthorizationFailure": "refuses the server; check AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCESS_KEY against the account's keys, "
+    "and let the server's network through the account's firewall",
     "AccountIsDisabled": "belongs to an account that is disabled",
 }
 DAMAGED = {"Md5Mismatch", "Crc64Mismatch", "InvalidMd5"}
@@ -91,7 +93,7 @@ def _block_id(upload: str, number: int) -> str:
 def _make_client(account_url: str) -> BlobServiceClient:
     options: dict[str, Any] = {
         "retry_policy": ExponentialRetry(
-            initial_backoff=1, increment_base=2, retry_total=RETRIES, random_jitter_range=1
+            initial_backoff=0, increment_base=2, retry_total=RETRIES, random_jitter_range=1
         ),
         "connection_timeout": CONNECT_TIMEOUT_S,
         "read_timeout": READ_TIMEOUT_S,
@@ -137,21 +139,32 @@ class AzureSource(Source):
             if self._expected and self._md5.digest() != self._expected:
                 raise Damaged("The artifact doesn't have the checksum that the store names.")
             return b""
-        with self._store.explained(READ):
-            blob = self._store.blob(self._path)
-            data: bytes = blob.download_blob(
-                self._position,
-                length,
-                etag=f'"{self.stat.etag}"',
-                match_condition=MatchConditions.IfNotModified,
-                validate_content="md5",
-                max_concurrency=1,
-            ).readall()
+        data = self._fetch(length)
         if len(data) != length:
             raise Damaged(f"The artifact store sent {len(data)} bytes of {length}.")
         self._position += length
         self._md5.update(data)
         return data
+
+    def _fetch(self, length: int) -> bytes:
+        blob = self._store.blob(self._path)
+        for attempt in range(RETRIES + 1):
+            try:
+                with self._store.explained(READ):
+                    data: bytes = blob.download_blob(
+                        self._position,
+                        length,
+                        etag=f'"{self.stat.etag}"',
+                        match_condition=MatchConditions.IfNotModified,
+                        validate_content=True,
+                        max_concurrency=1,
+                    ).readall()
+                    return data
+            # The library retries a request, but not a body that breaks off while its checksum is computed.
+            except RequestException as error:
+                if attempt == RETRIES:
+                    raise StoreError(f"The artifact store broke off in the middle: {type(error).__name__}") from None
+        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Each range is a request of its own: nothing stays open between them."""
@@ -175,7 +188,7 @@ class AzureSink(PartedSink):
             answer = self._store.blob(self._path).upload_blob(
                 bytes(data),
                 overwrite=True,
-                validate_content="md5",
+                validate_content=True,
                 content_settings=_content_settings(self._path, self._md5.digest()),
             )
         return Stat(self.size, _tag(answer["etag"]), answer["last_modified"])
@@ -187,7 +200,7 @@ class AzureSink(PartedSink):
         name, content = _block_id(self._upload, number), bytes(data)
         data.clear()  # the library takes nothing but bytes; the copy is enough
         with self._store.explained(WRITE):
-            self._store.blob(self._path).stage_block(name, content, len(content), validate_content="md5")
+            self._store.blob(self._path).stage_block(name, content, len(content), validate_content=True)
         return name
 
     def _join(self, tags: list[str]) -> Stat:
@@ -404,7 +417,7 @@ class AzureStore(Store):
         """Put the blocks, in order, under the blob's name."""
         with self.explained(WRITE):
             answer = self.blob(path).commit_block_list(
-                list(blocks), content_settings=_content_settings(path, md5), validate_content="md5"
+                list(blocks), content_settings=_content_settings(path, md5), validate_content=True
             )
         return Stat(size, _tag(answer["etag"]), answer["last_modified"])
 

@@ -156,19 +156,18 @@ def _make_client() -> Any:
             "MLFLOW_S3_IGNORE_TLS would let anyone on the way replace a model; "
             "unset it, and name the store's certificate in AWS_CA_BUNDLE"
         )
-    style = os.environ.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE") or "auto"
-    config = Config(
-        signature_version="s3v4",
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        max_pool_connections=CONNECTIONS,
-        # Checksums are set below, in a form that needs no chunked encoding, which older stores store as content.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": style},
-    )
     try:
+        config = Config(
+            signature_version="s3v4",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            max_pool_connections=CONNECTIONS,
+            # Checksums are set below, in a form that needs no chunked encoding, which older stores store as content.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": os.environ.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE") or "auto"},
+        )
         client = botocore.session.get_session().create_client(
             "s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None, config=config
         )
