@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ KEEP_ALIVE_S = 120
 #: The database gets this share of STARTUP_TIMEOUT, so that its own error comes before start.sh's.
 DATABASE_SHARE = 0.75
 READY = b"ready\n"
+#: Seconds from readiness to the look at the artifact store's rights: loading its library would slow down the first requests.
+CHECK_AFTER_S = 10
 
 
 def say(message: str) -> None:
@@ -59,6 +62,19 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
+def check_artifacts(destination: str) -> None:
+    """Say what is wrong with the server's rights in the artifact store; the server goes on, for all else works."""
+    from gatehouse import stores
+    from gatehouse.stores.base import StoreError
+
+    try:
+        stores.shared(destination).check()
+    except StoreError as error:
+        say(f"error: artifacts can't be stored or read: {error}")
+    except Exception as error:
+        say(f"error: the artifact store can't be looked at: {type(error).__name__}: {error}")
+
+
 def run_worker(app: ASGIApp, listener: socket.socket, ready: int, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; write READY to the descriptor once requests are accepted."""
     import uvicorn
@@ -68,6 +84,10 @@ def run_worker(app: ASGIApp, listener: socket.socket, ready: int, settings: Sett
             await super().startup(sockets)
             os.write(ready, READY)
             os.close(ready)
+            if settings.artifacts_destination:
+                timer = threading.Timer(CHECK_AFTER_S, check_artifacts, [settings.artifacts_destination])
+                timer.daemon = True
+                timer.start()
 
     config = uvicorn.Config(
         app,

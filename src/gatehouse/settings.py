@@ -247,6 +247,12 @@ TABLE: tuple[Setting, ...] = (
         parse_client_artifacts,
         "instead of it: the bucket that clients write to themselves",
     ),
+    Setting(
+        "ARTIFACT_TIMEOUT",
+        parse_number(1, 3600),
+        "seconds in which a client must move 64 KiB of an artifact; a slower one is cut off",
+        "60",
+    ),
     Setting("OAUTH_PROXY_CONFIG", parse_file, "a complete oauth2-proxy file, used instead of the template"),
     Setting("LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `gatehouse login`"),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
@@ -290,6 +296,7 @@ class Settings:
     backend_store_uri: str
     artifacts_destination: str | None
     default_artifact_root: str | None
+    artifact_timeout: int
     oauth_proxy_config: Path | None
     login_client_id: str | None
     access_policy: Path | None

@@ -1,6 +1,6 @@
 """What an artifact store does: the one interface that the layer, MLflow's repository and ``gatehouse gc`` use.
 
-All calls block, and move a piece of a few MiB at most, so a transfer of any size takes constant memory and a caller
+All calls block, and move a piece at a time (PIECE), so a transfer of any size takes constant memory and a caller
 that reads slowly slows the other side down. Paths are relative POSIX paths below the store's root, already
 checked (:func:`gatehouse.paths.check`); a store may rely on that, and must not follow anything out of its root.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 #: Bytes of the pieces that a transfer is made of, unless a store needs another size.
-PIECE = 1024 * 1024
+PIECE = 256 * 1024
 
 
 class StoreError(Exception):
@@ -38,6 +38,13 @@ class Denied(StoreError):
 
     status = 403
     code = "PERMISSION_DENIED"
+
+
+class Conflict(StoreError):
+    """What is there already is in the way, such as an artifact where a folder is needed."""
+
+    status = 409
+    code = "RESOURCE_CONFLICT"
 
 
 class Full(StoreError):
