@@ -152,13 +152,15 @@ def s3_server(folder: Path) -> Iterator[Server]:
     (folder / "iam").mkdir()
     command = [str(versitygw()), "--access", access, "--secret", secret, "--port", f"127.0.0.1:{port}", "--keep-alive"]
     command += ["--iam-dir", str(folder / "iam"), "--iam-cache-disable", "posix", str(folder / "data")]
+    destination = f"s3://{BUCKET}/mlflow"
     environment = {
         **NOTHING_ELSE,
+        "ARTIFACTS_DESTINATION": destination,
         "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": access,
         "AWS_SECRET_ACCESS_KEY": secret,
     }
-    with _running(Server(command, port, folder, f"s3://{BUCKET}/mlflow", environment)) as server:
+    with _running(Server(command, port, folder, destination, environment)) as server:
         yield server
 
 
@@ -177,13 +179,9 @@ def azure_server(folder: Path, tls: tuple[Path, Path] | None = None) -> Iterator
     scheme = "https" if tls else "http"
     endpoint = f"{scheme}://127.0.0.1:{port}/{ACCOUNT}"
     text = f"DefaultEndpointsProtocol={scheme};AccountName={ACCOUNT};AccountKey={key};BlobEndpoint={endpoint}"
-    server = Server(
-        ["env", f"AZURITE_ACCOUNTS={ACCOUNT}:{key}", *command],
-        port,
-        folder,
-        f"wasbs://{BUCKET}@{ACCOUNT}.blob.core.windows.net/mlflow",
-        {"AZURE_STORAGE_CONNECTION_STRING": text},
-    )
+    destination = f"wasbs://{BUCKET}@{ACCOUNT}.blob.core.windows.net/mlflow"
+    environment = {"ARTIFACTS_DESTINATION": destination, "AZURE_STORAGE_CONNECTION_STRING": text}
+    server = Server(["env", f"AZURITE_ACCOUNTS={ACCOUNT}:{key}", *command], port, folder, destination, environment)
     with _running(server):
         with BlobServiceClient.from_connection_string(text, connection_verify=str(tls[0]) if tls else True) as client:
             client.create_container(BUCKET)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timezone
 from itertools import islice
 from typing import Any
 
@@ -92,6 +93,8 @@ def test_what_was_written_is_read_back_with_its_size_and_tag(store: Store, size:
     tag = put(store, "back/model.bin", data, known)
     found = store.stat("back/model.bin")
     assert (found.size, found.etag) == (size, tag)
+    assert found.modified is not None
+    assert found.modified.tzinfo is timezone.utc, "the only one that HTTP's dates take"
     assert get(store, "back/model.bin") == data
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import logging
 import mimetypes
 import os
 import re
@@ -38,6 +39,7 @@ from requests import RequestException
 
 from gatehouse.stores.base import (
     CannotSign,
+    Conflict,
     Damaged,
     Denied,
     Entry,
@@ -51,6 +53,9 @@ from gatehouse.stores.base import (
     StoreError,
 )
 from gatehouse.stores.parts import MIB, PART, Lane, PartedSink
+
+# It would log each request with its headers, and a download has many.
+logging.getLogger("azure").setLevel(logging.WARNING)
 
 #: https://learn.microsoft.com/azure/storage/blobs/scalability-targets: blocks of a block blob.
 MOST_BLOCKS = 50_000
@@ -270,7 +275,7 @@ class AzureStore(Store):
                 f"There is no container {self._container}; create it, or correct ARTIFACTS_DESTINATION ({code})"
             )
         if code == "InvalidBlockList":
-            return StoreError("Another upload to the same name finished meanwhile; send the artifact again.")
+            return Conflict("Another upload to the same name finished meanwhile; send the artifact again.")
         if error.status_code in {404, 412, 416}:
             return NotFound("There is no such artifact, or it was replaced by another version meanwhile.")
         if code in DAMAGED:

@@ -16,7 +16,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -120,6 +120,11 @@ def _tag(answer: dict[str, Any]) -> str:
     return str(answer.get("ETag", "")).strip('"')
 
 
+def _time(answer: dict[str, Any]) -> datetime | None:
+    found: datetime | None = answer.get("LastModified")
+    return found.astimezone(timezone.utc) if found else None
+
+
 def _content_type(path: str) -> str:
     return mimetypes.guess_type(path)[0] or "application/octet-stream"
 
@@ -194,7 +199,7 @@ class S3Source(Source):
         answer = self._ask(etag)
         span = answer.get("ContentRange")
         size = int(span.rpartition("/")[2]) if span else int(answer["ContentLength"])
-        self.stat = Stat(size, _tag(answer), answer.get("LastModified"))
+        self.stat = Stat(size, _tag(answer), _time(answer))
         self._body = answer["Body"]
         self._left = int(answer["ContentLength"])
 
@@ -377,7 +382,7 @@ class S3Store(Store):
 
     def stat(self, path: str) -> Stat:
         answer = self.call("head_object", "s3:GetObject", Key=self.key(path))
-        return Stat(int(answer["ContentLength"]), _tag(answer), answer.get("LastModified"))
+        return Stat(int(answer["ContentLength"]), _tag(answer), _time(answer))
 
     def open(self, path: str, start: int = 0, stop: int | None = None, etag: str | None = None) -> Source:
         return S3Source(self, path, start, stop, etag)
