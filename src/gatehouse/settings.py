@@ -154,6 +154,16 @@ def parse_artifacts(value: str) -> str:
         return value.rstrip("/")
     if not url.netloc:
         raise Invalid(f"is {value!r}, which names no bucket", example)
+    if url.scheme in {"wasbs", "abfss"}:
+        kind = {"wasbs": "blob", "abfss": "dfs"}[url.scheme]
+        if not re.fullmatch(rf"[^@:]+@[^@.:]+\.{kind}\.[A-Za-z0-9.-]+", url.netloc):
+            raise Invalid(
+                "names no container, account and service",
+                f"use {url.scheme}://CONTAINER@ACCOUNT.{kind}.core.windows.net/PATH",
+            )
+    elif "@" in url.netloc:
+        # It may be a password, so it isn't repeated.
+        raise Invalid("has an @ before its bucket", f"{example}; credentials are settings of their own")
     return value.rstrip("/")
 
 
@@ -280,7 +290,7 @@ TABLE: tuple[Setting, ...] = (
     ),
 )
 
-#: Secrets of oauth2-proxy and of MLflow that may come as NAME_FILE too.
+#: Secrets of oauth2-proxy, of MLflow and of artifact stores that may come as NAME_FILE too.
 PASSED_SECRETS: tuple[str, ...] = (
     "OAUTH2_PROXY_CLIENT_ID",
     "OAUTH2_PROXY_CLIENT_SECRET",
@@ -289,6 +299,12 @@ PASSED_SECRETS: tuple[str, ...] = (
     "MLFLOW_CRYPTO_KEK_PASSPHRASE",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
     "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_CLIENT_SECRET",
 )
 SECRETS: tuple[str, ...] = (*(setting.name for setting in TABLE if setting.secret), *PASSED_SECRETS)
 

@@ -44,6 +44,14 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
         ["ARTIFACTS_DESTINATION and DEFAULT_ARTIFACT_ROOT are both set"],
     ),
     "unknown store": ({"ARTIFACTS_DESTINATION": "ftp://h/x"}, ["ARTIFACTS_DESTINATION has the scheme 'ftp'"]),
+    "no container": (
+        {"ARTIFACTS_DESTINATION": "wasbs://account.blob.core.windows.net/x"},
+        ["ARTIFACTS_DESTINATION names no container", "wasbs://CONTAINER@ACCOUNT.blob.core.windows.net/PATH"],
+    ),
+    "key in an address": (
+        {"ARTIFACTS_DESTINATION": "s3://key:topsecret@bucket/x"},
+        ["ARTIFACTS_DESTINATION has an @ before its bucket"],
+    ),
     "clients' folder": (
         {"ARTIFACTS_DESTINATION": "", "DEFAULT_ARTIFACT_ROOT": "/x"},
         ["clients would write to a folder of their own"],

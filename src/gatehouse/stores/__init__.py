@@ -38,7 +38,7 @@ def open_store(destination: str) -> Store:
     except ModuleNotFoundError as error:
         raise StoreError(
             f"The library for {destination.partition(':')[0]}:// isn't installed ({error.name} is missing): "
-            f"use the image with all stores, or pip install '{extra}'."
+            f"use the image with all stores (make image STORES=all), or pip install '{extra}'."
         ) from None
     return store(destination)  # type: ignore[call-arg]  # each takes the destination
 
