@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mlflow.utils import server_info
 
 from gatehouse.exit_codes import Exit
 from tests.artifacts.google_server import google_server
+from tests.artifacts.object_stores import Server, azure_server, s3_server
 from tests.artifacts.signed_bucket import SignedBucket, signed_google
 from tests.client.googleapis import ACCOUNT, Google
 from tests.support import Gate, Provider, free_port, running
@@ -232,6 +235,26 @@ def test_what_ends_an_upload_must_be_its_own_name_and_parts(direct: Gate, bucket
     assert end(direct, "complete", "other", known, part).status_code == 404
     assert end(direct, "abort", "f", f"{known}&acl").status_code == 400
     assert list(bucket.uploads) == [known]
+
+
+@pytest.mark.parametrize("store", [s3_server, azure_server])
+def test_s3_and_azure_offer_the_way_too(
+    provider: Provider,
+    files: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    store: Callable[[Path], AbstractContextManager[Server]],
+) -> None:
+    with store(tmp_path / "store") as server:
+        settings = {"DIRECT_TRANSFERS": "true", "AUDIT_READS": "true", **server.environment}
+        with running(Gate(tmp_path / "gate", provider, **settings)) as gate:
+            client = client_of(gate, None, monkeypatch, MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE=str(MIB))
+            round_trip(client, "direct", tmp_path, *files)
+            lines = [json.loads(line) for line in gate.log().splitlines() if line.startswith("{")]
+    done = Counter(line["audit"]["action"] for line in lines if line["audit"]["result"] == "done")
+    # The small file alone came through the server.
+    assert (done["upload_artifact"], done["download_artifact"]) == (1, 1)
+    assert (done["complete_multipart_upload_artifact"], done["get_presigned_download_url"]) == (1, 2)
 
 
 def test_where_it_is_off_a_client_that_tries_falls_back(
