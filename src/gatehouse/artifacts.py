@@ -278,6 +278,7 @@ class ArtifactLayer:
             else:
                 answer = await self._download(scope, receive, noting)
         except Disconnected:
+            _log.info("%s: the client went away; nothing was stored", what)
             return
         except _Refused as error:
             answer = error.answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,20 +50,36 @@ def google() -> Iterator[GoogleServer]:
         yield server
 
 
-@pytest.fixture(scope="session", params=["local", "google"])
-def store(
-    request: pytest.FixtureRequest, provider: Provider, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stored]:
-    """A running gate on each kind of store, where alice administers."""
-    folder = tmp_path_factory.mktemp(request.param)
-    environment = {"ACCESS_POLICY": str(ROOT / "local" / "access.yaml")}
-    names: Callable[[], list[str]] = lambda: files_below(folder / "artifacts")  # noqa: E731
-    if request.param == "google":
-        server: GoogleServer = request.getfixturevalue("google")
-        environment |= server.environment
-        names = server.names
+@contextlib.contextmanager
+def gate_on(provider: Provider, folder: Path, names: Callable[[], list[str]], **environment: str) -> Iterator[Stored]:
+    """Run a gate where alice administers."""
+    environment = {"ACCESS_POLICY": str(ROOT / "local" / "access.yaml"), **environment}
     with running(Gate(folder, provider, **environment)) as gate, gate.session() as session:
         yield Stored(gate, session, names)
+
+
+@pytest.fixture(scope="session")
+def local_store(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+    """A running gate on a local folder."""
+    folder = tmp_path_factory.mktemp("local")
+    with gate_on(provider, folder, lambda: files_below(folder / "artifacts")) as part:
+        yield part
+
+
+@pytest.fixture(scope="session")
+def google_store(
+    provider: Provider, google: GoogleServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stored]:
+    """A running gate on Cloud Storage."""
+    with gate_on(provider, tmp_path_factory.mktemp("google"), google.names, **google.environment) as part:
+        yield part
+
+
+@pytest.fixture(scope="session", params=["local", "google"])
+def store(request: pytest.FixtureRequest) -> Stored:
+    """A running gate on each kind of store."""
+    found: Stored = request.getfixturevalue(f"{request.param}_store")
+    return found
 
 
 @pytest.fixture
