@@ -131,6 +131,15 @@ _LOCATED = _UPLOADS | {
 }
 
 
+#: Operations that MLflow sees to, over our store, and the parameter with the path: bad ones hear the same as elsewhere.
+_CHECKED = {
+    "delete_artifact_mlflow_artifacts": "artifact_path",
+    "list_artifacts": "path",
+    "list_artifacts_mlflow_artifacts": "path",
+    "list_logged_model_artifacts": "artifact_directory_path",
+}
+
+
 # --- What a client says about its bytes ---------------------------------------------------------------------
 
 
@@ -207,16 +216,20 @@ class ArtifactLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope[ROUTE].operation not in _LOCATED or not self._usable:
+        operation = scope[ROUTE].operation if scope["type"] == "http" and self._usable else None
+        if operation not in _LOCATED and operation not in _CHECKED:
             await self._app(scope, receive, send)
             return
         from mlflow.exceptions import MlflowException
 
         route: Route = scope[ROUTE]
-        operation = str(route.operation)
         query = _first(scope["query_string"])
         try:
-            path = await self._call(locate, operation, route, query)
+            if operation in _CHECKED:
+                paths.from_client({**query, **route.variables}.get(_CHECKED[operation], ""))
+                path = None
+            else:
+                path = await self._call(locate, operation, route, query)
         except paths.BadPath as error:
             await send_all(send, error_response(400, "INVALID_PARAMETER_VALUE", str(error)))
         except MlflowException as error:
@@ -265,6 +278,7 @@ class ArtifactLayer:
             else:
                 answer = await self._download(scope, receive, noting)
         except Disconnected:
+            _log.info("%s: the client went away; nothing was stored", what)
             return
         except _Refused as error:
             answer = error.answer

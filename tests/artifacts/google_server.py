@@ -41,14 +41,13 @@ def find_or_build() -> Path:
 class GoogleServer:
     """The server with one bucket, ``artifacts``; its objects are in memory."""
 
-    def __init__(self, port: int | None = None, listen: str = "127.0.0.1", public: str | None = None) -> None:
-        self.port = port or free_port()
-        self.url = public or f"http://127.0.0.1:{self.port}"
+    def __init__(self, listen: str = "127.0.0.1") -> None:
+        self.port = free_port()
+        self.url = f"http://{listen}:{self.port}"
         self.destination = "gs://artifacts/mlflow"
         self.log = tempfile.NamedTemporaryFile(prefix="fake-gcs-")  # noqa: SIM115 - as long as the server
-        # The public address goes into the addresses of uploads.
         self._command = [str(find_or_build()), "-scheme", "http", "-host", listen, "-port", str(self.port)]
-        self._command += ["-external-url", self.url, "-backend", "memory", "-data", "", "-log-level", "error"]
+        self._command += ["-backend", "memory", "-data", "", "-log-level", "error"]
         self.process = self._start()
 
     @property
@@ -58,7 +57,7 @@ class GoogleServer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(self._command, stdout=self.log, stderr=self.log)
-        api = f"http://127.0.0.1:{self.port}/storage/v1/b"
+        api = f"{self.url}/storage/v1/b"
 
         def answers() -> bool:
             assert process.poll() is None, Path(self.log.name).read_text()
@@ -72,7 +71,7 @@ class GoogleServer:
 
     def names(self) -> list[str]:
         """Return the names of all objects."""
-        found = requests.get(f"http://127.0.0.1:{self.port}/storage/v1/b/artifacts/o", timeout=10).json()
+        found = requests.get(f"{self.url}/storage/v1/b/artifacts/o", timeout=10).json()
         return [item["name"] for item in found.get("items", [])]
 
     def kill(self) -> None:

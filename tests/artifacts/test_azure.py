@@ -17,9 +17,8 @@ import pytest
 import requests
 from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
 
-from gatehouse.stores.azure import AzureStore
+from gatehouse.stores.azure import BLOCK, AzureStore
 from gatehouse.stores.base import CannotSign, Denied, StoreError
-from gatehouse.stores.parts import PART
 from tests.artifacts.object_stores import ACCOUNT, BUCKET, Server, azure_server
 
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
@@ -135,7 +134,7 @@ def test_an_artifact_lies_where_mlflow_would_put_it(
 
 def test_blocks_of_an_interrupted_upload_are_nobodys_artifact(server: Server, store: AzureStore) -> None:
     sink = store.create("interrupted.bin")
-    sink.write(bytes(2 * PART + 1))
+    sink.write(bytes(2 * BLOCK + 1))
     sink.abort()
     assert "interrupted.bin" not in [entry.name for entry in store.list("")]
     with BlobServiceClient.from_connection_string(server.environment[CONNECTION]) as client:

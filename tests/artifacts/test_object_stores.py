@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import requests
 
-from gatehouse.stores.azure import MOST_BLOCKS, AzureStore
+from gatehouse.stores.azure import BLOCK, MOST_BLOCKS, AzureStore
 from gatehouse.stores.base import Damaged, Denied, Entry, NotFound, Store, StoreError
-from gatehouse.stores.parts import MIB, PART, part_sizes
-from gatehouse.stores.s3 import MOST_PARTS, S3Store
+from gatehouse.stores.parts import MIB, part_sizes
+from gatehouse.stores.s3 import MOST_PARTS, PART, S3Store
 from tests.artifacts.object_stores import Meddler, Server, azure_server, s3_server
 
 KINDS: dict[str, Any] = {"s3": s3_server, "azure": azure_server}
@@ -270,6 +270,35 @@ def test_a_killed_server_leaves_nothing_under_the_name_and_a_retry_works(place: 
     assert get(place.store, "killed/model.bin") == data
 
 
+#: Moves an artifact there and back; prints by how many MiB the process grew meanwhile.
+THERE_AND_BACK = """
+import re, sys
+from pathlib import Path
+from gatehouse.stores.{module} import {store}
+def mebibytes(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+store = {store}(sys.argv[1])
+store.check()
+before, piece = mebibytes("VmRSS"), bytes(1 << 18)
+sink = store.create("memory/model.bin", 64 << 20)
+for _ in range(256):
+    sink.write(piece)
+sink.commit()
+source = store.open("memory/model.bin")
+while source.read():
+    pass
+print(mebibytes("VmHWM") - before)
+"""
+
+
+def test_an_artifact_of_any_size_takes_the_memory_of_a_few_parts(place: Place) -> None:
+    program = THERE_AND_BACK.format(module=place.kind, store=STORES[place.kind].__name__)
+    command = [sys.executable, "-c", program, place.server.destination]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 40, "MiB, for an artifact of 64"
+
+
 def test_a_signed_address_downloads_one_artifact_and_does_nothing_else(store: Store) -> None:
     put(store, "signed/ü 1.bin", b"some bytes")
     signed = store.sign_download("signed/ü 1.bin", LIFE_S)
@@ -339,18 +368,21 @@ def test_a_store_that_is_down_is_named_and_works_again_when_it_is_back(
     assert [entry.name for entry in store.list("outage")] == ["model.bin"]
 
 
-@pytest.mark.parametrize(("most", "largest"), [(MOST_PARTS, 48 << 40), (MOST_BLOCKS, 190 << 40)], ids=["s3", "azure"])
-def test_every_size_fits_into_the_parts_that_a_store_allows(most: int, largest: int) -> None:
-    for size in [0, 1, PART, most * PART - 1, most * PART, most * PART + 1, 5 << 40, largest]:
-        sizes = list(part_sizes(size, most))
+@pytest.mark.parametrize(
+    ("least", "most", "largest"), [(PART, MOST_PARTS, 48 << 40), (BLOCK, MOST_BLOCKS, 190 << 40)], ids=["s3", "azure"]
+)
+def test_every_size_fits_into_the_parts_that_a_store_allows(least: int, most: int, largest: int) -> None:
+    for size in [0, 1, least, most * least - 1, most * least, most * least + 1, 5 << 40, largest]:
+        sizes = list(part_sizes(size, least, most))
         assert len(sizes) <= most
         assert sum(sizes) >= size
         assert len(set(sizes)) == 1, "stores like R2 take parts of one size only"
+        assert sizes[0] >= least
         assert sizes[0] % MIB == 0
 
 
 def test_parts_of_an_unknown_size_grow_late() -> None:
-    sizes = list(part_sizes(None, MOST_PARTS))
+    sizes = list(part_sizes(None, PART, MOST_PARTS))
     assert len(sizes) == MOST_PARTS
     assert sum(sizes) >= 4 << 40
     assert set(islice(sizes, 1000)) == {PART}, "the first 5 GB take no more memory than an upload of known size"

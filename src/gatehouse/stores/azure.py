@@ -52,17 +52,20 @@ from gatehouse.stores.base import (
     Store,
     StoreError,
 )
-from gatehouse.stores.parts import MIB, PART, Lane, PartedSink
+from gatehouse.stores.parts import MIB, Lane, PartedSink
 
 # It would log each request with its headers, and a download has many.
 logging.getLogger("azure").setLevel(logging.WARNING)
 
 #: https://learn.microsoft.com/azure/storage/blobs/scalability-targets: blocks of a block blob.
 MOST_BLOCKS = 50_000
+#: Bytes of a block, as long as 50,000 of them suffice; so much each upload buffers.
+BLOCK = 4 * MIB
 #: As many parts as MLflow's clients are signed at a time.
 MOST_SIGNED = 10_000
-#: The largest range whose MD5 the service computes (Get Blob, x-ms-range-get-content-md5).
-RANGE = 4 * MIB
+#: Bytes of a download's requests: the service computes the MD5 of up to 4 MiB (Get Blob, x-ms-range-get-content-md5), and the
+#: library holds each several times.
+RANGE = 2 * MIB
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 #: Besides the first attempt, after pauses of 2 s and 4 s.
@@ -103,7 +106,7 @@ def _make_client(account_url: str) -> BlobServiceClient:
         "connection_timeout": CONNECT_TIMEOUT_S,
         "read_timeout": READ_TIMEOUT_S,
         # A part that fits goes in one request, which is whole or nothing.
-        "max_single_put_size": PART,
+        "max_single_put_size": BLOCK,
     }
     text = os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
     if not text:
@@ -179,7 +182,7 @@ class AzureSink(PartedSink):
     """One Put Blob, or blocks that a block list joins; blocks of an upload that was given up vanish within a week."""
 
     def __init__(self, store: AzureStore, path: str, size: int | None) -> None:
-        super().__init__(store.lane, size, MOST_BLOCKS)
+        super().__init__(store.lane, size, BLOCK, MOST_BLOCKS)
         self._store, self._path = store, path
         self._upload = secrets.token_hex(16)
         self._md5 = hashlib.md5(usedforsecurity=False)

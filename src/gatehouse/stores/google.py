@@ -58,7 +58,7 @@ SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 #: Seconds to connect, and seconds without a byte.
 TIMEOUT = (10, 60)
 #: Seconds in which a request that is safe to repeat is repeated; the client's own patience goes on from there.
-RETRY_S = 8
+RETRY_S = 5
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 #: Uploads up to this size are kept and sent in one request; also the chunks of an upload of unknown size (a multiple of
 #: 256 KiB, as the API wants it).

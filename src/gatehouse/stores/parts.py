@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -12,32 +13,43 @@ from functools import partial
 from gatehouse.stores.base import Damaged, Sink, Stat, StoreError
 
 MIB = 1024 * 1024
-#: Bytes of a part, as long as the store allows so many: the least that S3 takes. Each upload buffers one.
-PART = 5 * MIB
-#: Parts that all uploads of a store together may have under way besides, so that a fast client isn't held up by each part's answer.
-PARTS_AHEAD = 4
+#: Parts that all uploads of a store together may have under way besides the one that each fills, so that a fast client isn't
+#: held up by each part's answer.
+PARTS_AHEAD = 2
+#: Of glibc's malloc.h: larger pieces have a mapping of their own.
+M_MMAP_THRESHOLD = -3
 
 
-def part_sizes(size: int | None, most_parts: int) -> Iterator[int]:
+def part_sizes(size: int | None, least: int, most_parts: int) -> Iterator[int]:
     """Yield the bytes of each part: all the same for a known size; for an unknown one they double every tenth of the parts.
 
     The last one may come out smaller. Parts of one size are what some S3-compatible stores insist on (Cloudflare's R2).
     """
     if size is not None:
-        same = max(PART, -(-size // most_parts // MIB) * MIB)
+        same = max(least, -(-size // most_parts // MIB) * MIB)
         while same * most_parts < size:
             same += MIB
         for _ in range(most_parts):
             yield same
     else:
         for number in range(most_parts):
-            yield PART << (10 * number // most_parts)
+            yield least << (10 * number // most_parts)
+
+
+def give_freed_parts_back() -> None:
+    """Have the C library return a part's memory to the system when it is freed.
+
+    It would keep it instead, in an area of each thread: twice the memory with eight uploads at once (mallopt(3)).
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MIB)
 
 
 class Lane:
     """Sends parts in the background while there is room, and in the caller's thread when there is none."""
 
     def __init__(self) -> None:
+        give_freed_parts_back()
         self._places = threading.BoundedSemaphore(PARTS_AHEAD)
         self._pool = ThreadPoolExecutor(PARTS_AHEAD, thread_name_prefix="gatehouse-part")
 
@@ -58,10 +70,10 @@ class Lane:
 class PartedSink(Sink):
     """An upload that is one request if it fits into a part, and otherwise parts which the store joins at the end."""
 
-    def __init__(self, lane: Lane, size: int | None, most_parts: int) -> None:
+    def __init__(self, lane: Lane, size: int | None, least: int, most_parts: int) -> None:
         self._lane = lane
         self._expected = size
-        self._sizes = part_sizes(size, most_parts)
+        self._sizes = part_sizes(size, least, most_parts)
         self._room = next(self._sizes)
         self._buffer = bytearray()
         self._tags: list[Future[str]] = []

@@ -52,10 +52,12 @@ from gatehouse.stores.base import (
     Store,
     StoreError,
 )
-from gatehouse.stores.parts import Lane, PartedSink
+from gatehouse.stores.parts import MIB, Lane, PartedSink
 
 #: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MOST_PARTS = 10_000
+#: The least that a part may have, but for the last one; so much each upload buffers.
+PART = 5 * MIB
 #: Keys that one DeleteObjects takes.
 BATCH = 1000
 CONNECT_TIMEOUT_S = 10
@@ -239,7 +241,7 @@ class S3Sink(PartedSink):
     """One PutObject, or a multipart upload: neither shows anything under the name before it is whole."""
 
     def __init__(self, store: S3Store, path: str, size: int | None) -> None:
-        super().__init__(store.lane, size, MOST_PARTS)
+        super().__init__(store.lane, size, PART, MOST_PARTS)
         self._store, self._key, self._type = store, store.key(path), _content_type(path)
         self._upload: dict[str, str] = {}
         self._crc = 0
