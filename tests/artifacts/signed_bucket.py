@@ -240,7 +240,7 @@ def _answer(
 @contextlib.contextmanager
 def signed_google(folder: Path) -> Iterator[tuple[Google, SignedBucket]]:
     """Run Google's endpoints with a bucket, ``artifacts``, behind storage.googleapis.com, kept by fake-gcs-server."""
-    server = GoogleServer(public=f"https://{STORAGE}")
+    server = GoogleServer()
     google = Google(folder, lambda **_: "")
     try:
         google.bucket = SignedBucket(server.port, ACCOUNT, google.key.public_key(), folder)
