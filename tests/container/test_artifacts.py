@@ -6,6 +6,7 @@ which the object store, which keeps all in memory, takes some 16 GiB.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -81,9 +82,9 @@ def memory(site: Site) -> int:
     """Return the bytes that all of the container's processes hold (proportional set size)."""
     total = 0
     for row in site.box.container.top()["Processes"]:
-        rollup = Path(f"/proc/{row[1]}/smaps_rollup").read_text()
-        found = re.search(r"^Pss: +(\d+)", rollup, re.M)
-        total += int(found[1]) if found else 0
+        with contextlib.suppress(OSError):  # ended meanwhile, as the health check does
+            found = re.search(r"^Pss: +(\d+)", Path(f"/proc/{row[1]}/smaps_rollup").read_text(), re.M)
+            total += int(found[1]) if found else 0
     return total * 1024
 
 
