@@ -1,9 +1,10 @@
 # Gatehouse: MLflow on a private socket, oauth2-proxy in front of it, one container.
 #
 #   docker build --tag gatehouse:dev .
+#   docker build --build-arg STORES=all-stores --tag gatehouse:dev-all-stores .     S3 and Azure as well as Cloud Storage
 #
 # The one base image, by dated tag and digest; oauth2-proxy, Go's toolchain and Python's packages are pinned by checksum too
-# (proxy/go.sum, Go's checksum database, requirements/server.txt). Where that image can't be pulled, any Debian 13
+# (proxy/go.sum, Go's checksum database, requirements/*.txt). Where that image can't be pulled, any Debian 13
 # does: --build-arg DEBIAN=debian:trixie-slim (tests/container/engine.sh makes one).
 ARG DEBIAN=debian:trixie-20260918-slim@sha256:a99cfc517144bc59b1978475ec53b46ecabec7e43635402ee5b77cc54cd1b20a
 
@@ -33,7 +34,9 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends binutils python3-pip python3-setuptools python3-venv \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-COPY requirements/server.txt ./
+# The lock file to install: the default one, with the artifact stores of its own cloud alone, or all-stores.
+ARG STORES=server
+COPY requirements/${STORES}.txt ./server.txt
 RUN python3 -m venv --without-pip /opt/gatehouse \
     && pip --python /opt/gatehouse install --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes \
         --requirement server.txt

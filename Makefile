@@ -44,9 +44,11 @@ format: .venv/ready ## let ruff mend what it can
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-image: ## build the container image gatehouse:dev (DEBIAN=… for another base image)
+image: ## build the container image gatehouse:dev (STORES=all for S3 and Azure too, DEBIAN=… for another base image)
 	@docker build $(if $(DEBIAN),--build-arg DEBIAN=$(DEBIAN)) --build-arg VERSION=$(VERSION) \
-	  --build-arg REVISION=$$(git describe --always --dirty 2>/dev/null || echo unknown) --tag $(IMAGE) .
+	  $(if $(filter all,$(STORES)),--build-arg STORES=all-stores) \
+	  --build-arg REVISION=$$(git describe --always --dirty 2>/dev/null || echo unknown) \
+	  --tag $(IMAGE)$(if $(filter all,$(STORES)),-all-stores) .
 
 lock: .venv/ready ## pin the Python dependencies anew
 	@PATH=$(CURDIR)/$(BIN):$$PATH requirements/lock.sh

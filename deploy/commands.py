@@ -75,6 +75,9 @@ def org_policy(config: Config, constraint: str) -> Argv:
     return ("gcloud", "org-policies", "describe", constraint, "--effective", _p(config))
 
 
+#: The least of Google's own roles that has iam.serviceAccounts.signBlob.
+SIGNER = "roles/iam.serviceAccountTokenCreator"
+
 # Service account ----------------------------------------------------------------------------------------------------------------
 
 
@@ -91,6 +94,18 @@ def account_create(config: Config) -> Argv:
 
 def account_delete(config: Config) -> Argv:
     return ("gcloud", "iam", "service-accounts", "delete", config.account, "--quiet", _p(config))
+
+
+def account_policy(config: Config) -> Argv:
+    return ("gcloud", "iam", "service-accounts", "get-iam-policy", config.account, _p(config))
+
+
+def account_bind(config: Config) -> Argv:
+    """The right to sign as itself, and as nobody else: it is given on the account, not on the project."""
+    return (
+        "gcloud", "iam", "service-accounts", "add-iam-policy-binding", config.account,
+        f"--member=serviceAccount:{config.account}", f"--role={SIGNER}", _p(config),
+    )  # fmt: skip
 
 
 # Image --------------------------------------------------------------------------------------------------------------------------

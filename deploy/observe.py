@@ -25,6 +25,7 @@ class State:
     apis: set[str] = field(default_factory=set)
     project_policy: dict[str, Any] = field(default_factory=dict)
     account: dict[str, Any] | None = None
+    account_policy: dict[str, Any] = field(default_factory=dict)
     repository: dict[str, Any] | None = None
     image: bool = False
     sql: dict[str, Any] | None = None
@@ -116,6 +117,8 @@ def observe(config: Config, gcloud: Gcloud, image: str) -> State:
     parallel(tasks)
 
     tasks.clear()
+    if state.account is not None and config.service["direct_transfers"]:
+        look(commands.account_policy(config), lambda value: setattr(state, "account_policy", value or {}))
     if state.bucket is not None:
         look(commands.bucket_policy(config), lambda value: setattr(state, "bucket_policy", value or {}))
     if state.sql is not None and state.sql.get("state") == "RUNNABLE":

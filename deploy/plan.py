@@ -391,6 +391,12 @@ def _rights(plan: Plan, config: Config, state: State) -> None:
         )
     else:
         plan.kept.append("right to use the bucket")
+    if config.service["direct_transfers"]:
+        if not holds(state.account_policy, commands.SIGNER, member):
+            title = "right to sign URLs of the bucket (as itself only)"
+            plan.add(Step("right/sign", "create", title, commands.account_bind(config), needs=("account",)))
+        else:
+            plan.kept.append("right to sign URLs")
     for secret in secrets.wanted(config):
         name = config.names.secret(secret.key)
         if holds(state.secret_policies.get(secret.key, {}), "roles/secretmanager.secretAccessor", member):

@@ -45,6 +45,8 @@ def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
     if "issuer" in oauth:
         values["OAUTH2_PROXY_PROVIDER"] = "oidc"
         values["OAUTH2_PROXY_OIDC_ISSUER_URL"] = oauth["issuer"]
+    if service["direct_transfers"]:
+        values["DIRECT_TRANSFERS"] = "true"
     if config.policy is not None:
         values["ACCESS_POLICY"] = secrets.POLICY_PATH
     extra: dict[str, str] = service["env"]

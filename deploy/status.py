@@ -23,6 +23,7 @@ WIDE = (
     "roles/secretmanager.admin",
     "roles/secretmanager.secretAccessor",
     "roles/cloudsql.admin",
+    commands.SIGNER,
 )
 
 
@@ -33,6 +34,8 @@ def rights(config: Config, state: observe.State) -> list[str]:
         found.append(f"missing: roles/cloudsql.client on {config.names.sql}")
     if not observe.holds(state.bucket_policy, "roles/storage.objectUser", member):
         found.append(f"missing: roles/storage.objectUser on {config.bucket}")
+    if config.service["direct_transfers"] and not observe.holds(state.account_policy, commands.SIGNER, member):
+        found.append(f"missing: {commands.SIGNER} on the account itself")
     for key in state.secrets:
         name = config.names.secret(key)
         policy = state.secret_policies.get(key, {})

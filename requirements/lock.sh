@@ -8,6 +8,8 @@ compile uv.in --output-file uv.txt
 compile dev.in --output-file dev.txt
 # The server's versions are the developer's versions, less what its override drops.
 compile server.in --constraint dev.txt --override not-in-server.txt --output-file server.txt
+compile all-stores.in --constraint dev.txt --override not-in-server.txt --output-file all-stores.txt
 compile provider.in --constraint dev.txt --output-file provider.txt
 compile plain.in --constraint dev.txt --output-file plain.txt
+compile node.in --output-file node.txt
 compile older-mlflow.in --output-file older-mlflow.txt

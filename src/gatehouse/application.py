@@ -1,20 +1,22 @@
 """The ASGI application: MLflow behind Gatehouse's layers, composed in one place.
 
-Data flows one way: discovery → audit → identity → account → access → stamping → page → failures → MLflow. Each layer knows only the
-next. The audit comes first because it writes the line of whatever answer leaves, also of a refusal by a layer
+Data flows one way: discovery → audit → identity → account → access → stamping → artifacts → page → failures → MLflow.
+Each layer knows only the next. The audit comes first because it writes the line of whatever answer leaves, also of a refusal by a layer
 below.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import tomllib
 
-from gatehouse import failures, mlflow_app
+from gatehouse import failures, mlflow_app, repository, stores, transfers
 from gatehouse.access import AccessLayer
 from gatehouse.account import AccountLayer
+from gatehouse.artifacts import ArtifactLayer
 from gatehouse.audit import AuditLayer, AuditLog
 from gatehouse.discovery import FILE_NAME as DISCOVERY_NAME
 from gatehouse.discovery import DiscoveryLayer
@@ -50,6 +52,10 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
 
     failures.register(mlflow, flask)
     app: ASGIApp = UiLayer(FailureLayer(Dispatcher(mlflow, flask)))
+    if destination := settings.artifacts_destination:
+        kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
+        repository.register(destination, partial(stores.shared, destination), kind)
+        app = ArtifactLayer(app, destination, settings.artifact_timeout)
     app = StampingLayer(app)
     app = AccessLayer(app, Router(mlflow, flask), policy, log)
     app = AccountLayer(app, policy)

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("gatehouse.server", "run MLflow on its private socket (start.sh calls this)"),
     "prepare": ("gatehouse.prepare", "check all settings and render the proxy's (start.sh calls this)"),
     "migrate": ("gatehouse.migrate", "upgrade the database's schema to the installed MLflow's"),
+    "gc": ("gatehouse.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.doctor", "check settings, database, artifact store and identity provider"),
     "health": ("gatehouse.health", "exit with 0 if the gate and MLflow behind it answer"),
     "login": ("gatehouse.client.commands.login", "sign in to a tracking server, once for this machine"),

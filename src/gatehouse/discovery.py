@@ -19,6 +19,16 @@ FILE_NAME = "discovery.json"
 VERSION = 1
 GOOGLE = "https://accounts.google.com"
 
+#: Artifacts of this many bytes go straight to the bucket, where DIRECT_TRANSFERS is on: below, a signature costs more than it saves.
+DIRECT_FROM_BYTES = 16 * 1024 * 1024
+#: What is offered then. A part is held in the client's memory; MLflow's default of 10 MiB would take three times the signatures.
+DIRECT_TRANSFERS: Mapping[str, bool | int] = {
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": True,
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": True,
+    "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": DIRECT_FROM_BYTES,
+    "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": 32 * 1024 * 1024,
+}
+
 
 def document(
     *,
@@ -46,7 +56,12 @@ def document(
     return {"version": VERSION} | {name: value for name, value in named.items() if value}
 
 
-def from_proxy(file: Mapping[str, Any], environment: Mapping[str, str], login_client_id: str | None) -> dict[str, Any]:
+def from_proxy(
+    file: Mapping[str, Any],
+    environment: Mapping[str, str],
+    login_client_id: str | None,
+    mlflow: Mapping[str, bool | int] | None = None,
+) -> dict[str, Any]:
     """Build the document from the proxy's file and environment, of which the latter wins, as for the proxy itself."""
 
     def option(name: str) -> str:
@@ -65,6 +80,7 @@ def from_proxy(file: Mapping[str, Any], environment: Mapping[str, str], login_cl
         issuer=GOOGLE if google else option("oidc_issuer_url") or None,
         client_id=login_client_id,
         audiences=[audience for audience in audiences if audience],
+        mlflow=mlflow,
     )
 
 

@@ -72,7 +72,7 @@ def look_at_database(limit_s: float) -> Iterator[Finding]:
 
 
 def look_at_artifacts() -> Iterator[Finding]:
-    """List the root of the artifact store with the server's own credentials."""
+    """Look whether the server's own account may do in the artifact store what it must."""
     from gatehouse.settings import Invalid, parse_artifacts
 
     value = os.environ.get("ARTIFACTS_DESTINATION", "")
@@ -83,15 +83,21 @@ def look_at_artifacts() -> Iterator[Finding]:
         root = parse_artifacts(value)
     except Invalid:
         return  # reported with the settings
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from gatehouse.stores import open_store
+    from gatehouse.stores.base import CannotSign, StoreError
 
     try:
-        get_artifact_repository(root).list_artifacts()
+        store = open_store(root)
+        store.check()
+        yield Finding("artifacts", True, f"{root} can be written, read, listed and deleted in")
+        if os.environ.get("DIRECT_TRANSFERS") == "true":
+            store.check_signing()
+            yield Finding("direct transfers", True, "URLs can be signed")
+    except StoreError as error:
+        part = "direct transfers" if isinstance(error, CannotSign) else "artifacts"
+        yield Finding(part, False, f"{root}: {error}", Exit.UNAVAILABLE)
     except Exception as error:  # whatever the store's library raises is what the reader must see
-        text = f"{root} can't be listed: {type(error).__name__}: {error}\n    fix: give the server's account the right to read and write there"
-        yield Finding("artifacts", False, text, Exit.UNAVAILABLE)
-    else:
-        yield Finding("artifacts", True, f"{root} can be listed")
+        yield Finding("artifacts", False, f"{root} fails: {type(error).__name__}: {error}", Exit.UNAVAILABLE)
 
 
 def look_at_issuer() -> Iterator[Finding]:

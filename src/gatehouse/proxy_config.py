@@ -339,7 +339,7 @@ def proxy_environment(environment: Mapping[str, str], address: str, socket: Path
     """Return the proxy's environment: its own settings and what a Go program needs; no credential of MLflow's."""
     wanted = re.compile(
         r"OAUTH2_PROXY_.*|PATH|HOME|TMPDIR|TZ|LANG|SSL_CERT_(FILE|DIR)|(?i:https?_proxy|no_proxy)"
-        r"|GOOGLE_APPLICATION_CREDENTIALS|GCE_METADATA_.*|AZURE_.*|GO(MAXPROCS|MEMLIMIT|GC|DEBUG)"
+        r"|GOOGLE_APPLICATION_CREDENTIALS|GCE_METADATA_.*|AZURE_FEDERATED_TOKEN_FILE|GO(MAXPROCS|MEMLIMIT|GC|DEBUG)"
     )
     kept = {name: value for name, value in environment.items() if wanted.fullmatch(name) and value}
     if kept.get(f"{PREFIX}PROVIDER") == "google":

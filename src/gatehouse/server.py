@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ DATABASE_SHARE = 0.75
 READY = b"ready\n"
 #: Python's are 700, 10, 10 (gc.set_threshold): how many new objects are looked through at once, and how often older ones.
 COLLECTOR_THRESHOLDS = (20_000, 25, 25)
+#: Seconds from readiness to the look at the artifact store's rights: loading its library would slow down the first requests.
+CHECK_AFTER_S = 10
 
 
 def say(message: str) -> None:
@@ -61,6 +64,23 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
+def check_artifacts(destination: str, direct: bool) -> None:
+    """Say what is wrong with the server's rights in the artifact store; the server goes on, for all else works."""
+    from gatehouse import stores
+    from gatehouse.stores.base import CannotSign, StoreError
+
+    try:
+        stores.shared(destination).check()
+        if direct:
+            stores.shared(destination).check_signing()
+    except CannotSign as error:
+        say(f"error: DIRECT_TRANSFERS is on, and all artifacts go through the server: {error}")
+    except StoreError as error:
+        say(f"error: artifacts can't be stored or read: {error}")
+    except Exception as error:
+        say(f"error: the artifact store can't be looked at: {type(error).__name__}: {error}")
+
+
 def run_worker(app: ASGIApp, listener: socket.socket, ready: int, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; write READY to the descriptor once requests are accepted."""
     import uvicorn
@@ -70,6 +90,12 @@ def run_worker(app: ASGIApp, listener: socket.socket, ready: int, settings: Sett
             await super().startup(sockets)
             os.write(ready, READY)
             os.close(ready)
+            if settings.artifacts_destination:
+                timer = threading.Timer(
+                    CHECK_AFTER_S, check_artifacts, [settings.artifacts_destination, settings.direct_transfers]
+                )
+                timer.daemon = True
+                timer.start()
 
     config = uvicorn.Config(
         app,

@@ -182,6 +182,16 @@ def parse_artifacts(value: str) -> str:
         return value.rstrip("/")
     if not url.netloc:
         raise Invalid(f"is {value!r}, which names no bucket", example)
+    if url.scheme in {"wasbs", "abfss"}:
+        kind = {"wasbs": "blob", "abfss": "dfs"}[url.scheme]
+        if not re.fullmatch(rf"[^@:]+@[^@.:]+\.{kind}\.[A-Za-z0-9.-]+", url.netloc):
+            raise Invalid(
+                "names no container, account and service",
+                f"use {url.scheme}://CONTAINER@ACCOUNT.{kind}.core.windows.net/PATH",
+            )
+    elif "@" in url.netloc:
+        # It may be a password, so it isn't repeated.
+        raise Invalid("has an @ before its bucket", f"{example}; credentials are settings of their own")
     return value.rstrip("/")
 
 
@@ -275,6 +285,18 @@ TABLE: tuple[Setting, ...] = (
         parse_client_artifacts,
         "instead of it: the bucket that clients write to themselves",
     ),
+    Setting(
+        "DIRECT_TRANSFERS",
+        parse_switch,
+        "`true`: large artifacts go straight between clients and the bucket, by signed URLs",
+        "false",
+    ),
+    Setting(
+        "ARTIFACT_TIMEOUT",
+        parse_number(1, 3600),
+        "seconds in which a client must move 64 KiB of an artifact; a slower one is cut off",
+        "60",
+    ),
     Setting("OAUTH_PROXY_CONFIG", parse_file, "a complete oauth2-proxy file, used instead of the template"),
     Setting("LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `gatehouse login`"),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
@@ -307,7 +329,7 @@ TABLE: tuple[Setting, ...] = (
     ),
 )
 
-#: Secrets of oauth2-proxy and of MLflow that may come as NAME_FILE too.
+#: Secrets of oauth2-proxy, of MLflow and of artifact stores that may come as NAME_FILE too.
 PASSED_SECRETS: tuple[str, ...] = (
     "OAUTH2_PROXY_CLIENT_ID",
     "OAUTH2_PROXY_CLIENT_SECRET",
@@ -316,6 +338,12 @@ PASSED_SECRETS: tuple[str, ...] = (
     "MLFLOW_CRYPTO_KEK_PASSPHRASE",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
     "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_CLIENT_SECRET",
 )
 SECRETS: tuple[str, ...] = (*(setting.name for setting in TABLE if setting.secret), *PASSED_SECRETS)
 
@@ -329,6 +357,8 @@ class Settings:
     backend_store_uri: str
     artifacts_destination: str | None
     default_artifact_root: str | None
+    direct_transfers: bool
+    artifact_timeout: int
     oauth_proxy_config: Path | None
     login_client_id: str | None
     access_policy: Path | None
@@ -434,6 +464,11 @@ def load(environment: Mapping[str, str]) -> Settings:
                 "is not set, and neither is DEFAULT_ARTIFACT_ROOT",
                 "give the artifact store, for example ARTIFACTS_DESTINATION=gs://my-bucket/mlflow",
             )
+        )
+    if values["direct_transfers"] and (root or str(values["artifacts_destination"]).startswith("file:")):
+        what = "clients write to the bucket themselves" if root else "a folder of the server has no signed URLs"
+        problems.append(
+            Problem("DIRECT_TRANSFERS", f"is true, but {what}", "unset it, or set ARTIFACTS_DESTINATION to a bucket")
         )
     if environment.get("GOOGLE_ACCOUNT_JSON_BASE64") and environment.get("GOOGLE_APPLICATION_CREDENTIALS"):
         problems.append(

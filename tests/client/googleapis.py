@@ -7,6 +7,7 @@ request is kept in ``seen``.
 
 from __future__ import annotations
 
+import base64
 import datetime
 import http.server
 import json
@@ -20,12 +21,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
 from gatehouse.client.identity import claims_of
 
-HOSTS = ("oauth2.googleapis.com", "iamcredentials.googleapis.com", "sts.googleapis.com")
+STORAGE = "storage.googleapis.com"
+HOSTS = ("oauth2.googleapis.com", "iamcredentials.googleapis.com", "sts.googleapis.com", STORAGE)
 ACCOUNT = "trainer@project.iam.gserviceaccount.com"
 PERSON = "alice@example.com"
 GCLOUD_AUDIENCE = "32555940559.apps.googleusercontent.com"
@@ -51,6 +53,10 @@ class Google:
         self.mint = mint
         self.seen: list[Seen] = []
         self.down = False  # True: every endpoint answers 404, which google-auth doesn't try again
+        self.may_sign = True  # False: the account lacks iam.serviceAccounts.signBlob
+        self.before_signing: Callable[[], None] = lambda: None
+        self.key = rsa.generate_private_key(65537, 2048)  # the account's, which Google keeps to itself
+        self.bucket: Callable[[http.server.BaseHTTPRequestHandler], None] | None = None  # answers for Cloud Storage
         self.authority, self.tls = _authority(folder)
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
@@ -89,10 +95,18 @@ class Google:
         if path.endswith("/instance/service-accounts/default/identity"):
             with_email = request.query.get("format") == "full"
             return 200, self.mint(email=ACCOUNT if with_email else None, aud=request.query["audience"])
-        if path.endswith("/instance/service-accounts/default/"):
+        if path.endswith(("/instance/service-accounts/default/", f"/instance/service-accounts/{ACCOUNT}/")):
             return 200, {"aliases": ["default"], "email": ACCOUNT, "scopes": []}
+        if path.endswith("/token") and path.startswith("/computeMetadata/v1"):
+            # Cloud Run narrows a token to the scopes asked for (google-auth, compute_engine/credentials.py).
+            scopes = request.query.get("scopes", "https://www.googleapis.com/auth/cloud-platform")
+            return 200, {"access_token": f"for:{scopes}", "expires_in": 3599, "token_type": "Bearer"}
+        if path.endswith("/universe-domain"):
+            return 404, "not here"
         if path.startswith("/computeMetadata/v1") or path == "/":
             return 200, "ok"
+        if path.endswith(":signBlob"):
+            return self._sign_blob(request)
         if path.endswith(":generateIdToken"):
             account = path.rpartition("/")[2].partition(":")[0]
             email = account if request.body.get("includeEmail") else None
@@ -109,6 +123,16 @@ class Google:
         if path == "/token":
             return self._token(request.body)
         return 404, {"error": f"no such endpoint: {path}"}
+
+    def _sign_blob(self, request: Seen) -> tuple[int, dict[str, Any]]:
+        """Sign as the account, or refuse in the words of the IAM Credentials API."""
+        self.before_signing()
+        scopes = request.headers.get("authorization", "").removeprefix("Bearer for:").split(",")
+        if not self.may_sign or not any(scope.endswith(("/auth/iam", "/auth/cloud-platform")) for scope in scopes):
+            message = "Permission 'iam.serviceAccounts.signBlob' denied on resource (or it may not exist)."
+            return 403, {"error": {"code": 403, "message": message, "status": "PERMISSION_DENIED"}}
+        signed = self.key.sign(base64.b64decode(request.body["payload"]), padding.PKCS1v15(), hashes.SHA256())
+        return 200, {"keyId": "1", "signedBlob": base64.b64encode(signed).decode()}
 
     def _token(self, form: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if form["grant_type"] == "refresh_token":
@@ -145,6 +169,9 @@ def _handler(google: Google) -> type[http.server.BaseHTTPRequestHandler]:
                 self.handle_one_request()
 
         def _serve(self) -> None:
+            if getattr(self, "host", "") == STORAGE and google.bucket is not None:
+                google.bucket(self)
+                return
             parts = urlsplit(self.path)
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
             kind = self.headers.get("Content-Type", "")
@@ -162,7 +189,7 @@ def _handler(google: Google) -> type[http.server.BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = _serve
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
 
         def log_message(self, format: str, *args: object) -> None:
             """``seen`` is the log."""

@@ -49,6 +49,7 @@ def take(cloud: Emulator) -> dict[str, Any]:
     policies = {"project": cloud.project.policy.bindings}
     policies |= {name: secret.policy.bindings for name, secret in cloud.secrets.all.items()}
     policies |= {name: bucket.policy.bindings for name, bucket in cloud.storage.buckets.items()}
+    policies |= {name: policy.bindings for name, policy in cloud.iam.policies.items()}
     return {
         "apis": sorted(cloud.project.enabled),
         "accounts": sorted(cloud.iam.accounts),

@@ -67,6 +67,21 @@ def test_the_service_account_has_the_rights_it_needs_and_no_others(deployed: Too
         assert [b["role"] for b in secret.policy.bindings] == ["roles/secretmanager.secretAccessor"]
 
 
+def test_direct_transfers_give_the_account_the_right_to_sign_as_itself_and_nothing_else(deployed: Tool) -> None:
+    cloud = deployed.cloud
+    assert not [policy for policy in cloud.iam.policies.values() if policy.bindings]
+    deployed.configure(service={"direct_transfers": True})
+    deployed.apply()
+    bindings = [{"role": "roles/iam.serviceAccountTokenCreator", "members": [f"serviceAccount:{ACCOUNT}"]}]
+    assert {name: policy.bindings for name, policy in cloud.iam.policies.items()} == {ACCOUNT: bindings}
+    template = cloud.run.services["mlflow-dev"].meta["spec"]["template"]
+    assert {"name": "DIRECT_TRANSFERS", "value": "true"} in template["spec"]["containers"][0]["env"]
+    assert "roles/iam" not in str(cloud.project.policy.bindings)
+    before = len(cloud.writes)
+    assert "Nothing to do" in deployed.apply().out
+    assert len(cloud.writes) == before
+
+
 def test_every_resource_that_can_have_labels_has_them(deployed: Tool) -> None:
     cloud, labels = deployed.cloud, {"app": "gatehouse", "environment": "dev"}
     assert all(secret.meta["labels"] == labels for secret in cloud.secrets.all.values())

@@ -48,9 +48,22 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
         ["ARTIFACTS_DESTINATION and DEFAULT_ARTIFACT_ROOT are both set"],
     ),
     "unknown store": ({"ARTIFACTS_DESTINATION": "ftp://h/x"}, ["ARTIFACTS_DESTINATION has the scheme 'ftp'"]),
+    "no container": (
+        {"ARTIFACTS_DESTINATION": "wasbs://account.blob.core.windows.net/x"},
+        ["ARTIFACTS_DESTINATION names no container", "wasbs://CONTAINER@ACCOUNT.blob.core.windows.net/PATH"],
+    ),
+    "key in an address": (
+        {"ARTIFACTS_DESTINATION": "s3://key:topsecret@bucket/x"},
+        ["ARTIFACTS_DESTINATION has an @ before its bucket"],
+    ),
     "clients' folder": (
         {"ARTIFACTS_DESTINATION": "", "DEFAULT_ARTIFACT_ROOT": "/x"},
         ["clients would write to a folder of their own"],
+    ),
+    "signed URLs of a folder": ({"DIRECT_TRANSFERS": "true"}, ["a folder of the server has no signed URLs"]),
+    "signed URLs for nobody": (
+        {"DIRECT_TRANSFERS": "true", "ARTIFACTS_DESTINATION": "", "DEFAULT_ARTIFACT_ROOT": "gs://b"},
+        ["DIRECT_TRANSFERS is true, but clients write to the bucket themselves"],
     ),
     "PORT": ({"PORT": "80a"}, ["PORT is '80a', which isn't a whole number from 1 to 65535"]),
     "WORKERS": ({"WORKERS": "0"}, ["WORKERS is '0'"]),

@@ -264,12 +264,20 @@ def test_secrets_stay_out_of_process_list_log_and_other_users_reach(
             OAUTH2_PROXY_CLIENT_SECRET_FILE=str(secret_file),
             BACKEND_STORE_URI=f"sqlite:///{tmp_path / 'secret-name.db'}",
             MLFLOW_CRYPTO_KEK_PASSPHRASE="a-passphrase-of-mlflow",
+            AWS_SECRET_ACCESS_KEY="a-key-of-the-bucket",
+            AZURE_STORAGE_CONNECTION_STRING="AccountKey=a-key-of-the-bucket",
         )
         .start()
         .wait_ready()
     )
     listing = subprocess.run(["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True).stdout
-    for secret in ("from-a-file", gate.environment["OAUTH2_PROXY_COOKIE_SECRET"], "a-passphrase-of-mlflow"):
+    secrets = (
+        "from-a-file",
+        gate.environment["OAUTH2_PROXY_COOKIE_SECRET"],
+        "a-passphrase-of-mlflow",
+        "a-key-of-the-bucket",
+    )
+    for secret in secrets:
         assert secret not in listing
         assert secret not in gate.log()
     children = gate.children()
@@ -280,7 +288,8 @@ def test_secrets_stay_out_of_process_list_log_and_other_users_reach(
     proxy_environment = Path(f"/proc/{children['proxy']}/environ").read_text().split("\0")
     server_environment = Path(f"/proc/{children['server']}/environ").read_text().split("\0")
     assert "OAUTH2_PROXY_CLIENT_SECRET=from-a-file-$`\"'\\" in proxy_environment
-    assert not [entry for entry in proxy_environment if entry.startswith(("BACKEND_STORE_URI", "MLFLOW_"))]
+    foreign = ("BACKEND_STORE_URI", "MLFLOW_", "AWS_", "AZURE_")
+    assert not [entry for entry in proxy_environment if entry.startswith(foreign)]
     assert not [entry for entry in server_environment if "SECRET" in entry and entry.startswith("OAUTH2_PROXY")]
     gate.stop()
     assert not folder.exists()

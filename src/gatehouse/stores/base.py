@@ -1,6 +1,6 @@
 """What an artifact store does: the one interface that the layer, MLflow's repository and ``gatehouse gc`` use.
 
-All calls block, and move a piece of a few MiB at most, so a transfer of any size takes constant memory and a caller
+All calls block, and move a piece at a time (PIECE), so a transfer of any size takes constant memory and a caller
 that reads slowly slows the other side down. Paths are relative POSIX paths below the store's root, already
 checked (:func:`gatehouse.paths.check`); a store may rely on that, and must not follow anything out of its root.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 #: Bytes of the pieces that a transfer is made of, unless a store needs another size.
-PIECE = 1024 * 1024
+PIECE = 256 * 1024
 
 
 class StoreError(Exception):
@@ -38,6 +38,13 @@ class Denied(StoreError):
 
     status = 403
     code = "PERMISSION_DENIED"
+
+
+class Conflict(StoreError):
+    """What is there already is in the way, such as an artifact where a folder is needed."""
+
+    status = 409
+    code = "RESOURCE_CONFLICT"
 
 
 class Full(StoreError):
@@ -174,6 +181,15 @@ class Store(ABC):
         return iter(())
 
     # Straight to the store, where it can sign; the others say that they can't.
+
+    def check_signing(self) -> None:
+        """Make sure that URLs can be signed; changes nothing.
+
+        Raises:
+            CannotSign: naming what is missing.
+            StoreError: if it can't be found out.
+        """
+        self.sign_download("gatehouse-check", 60)
 
     def sign_download(self, path: str, seconds: int) -> SignedUrl:  # noqa: ARG002
         """Return a URL that downloads an artifact.

@@ -32,6 +32,10 @@ class Iam:
             self._unheard[email] = self._unheard.get(email, 0) - 1
             raise ApiError(400, "INVALID_ARGUMENT", f"Service account {email} does not exist.")
 
+    def policy_of(self, email: str) -> Policy:
+        """Return the policy of an account as a resource: who may act as it, or sign in its name."""
+        return self.policies.setdefault(email, Policy())
+
     def created(self, email: str) -> None:
         """Start the time in which others do not know the account."""
         self._unheard[email] = self.lag
@@ -78,6 +82,7 @@ def get(call: Call) -> Any:
 def delete(call: Call) -> Any:
     account = _account(call)
     del call.emulator.iam.accounts[account["email"]]
+    call.emulator.iam.policies.pop(account["email"], None)
     gone = f"serviceAccount:{account['email']}"
     every = [call.emulator.project.policy, *(s.policy for s in call.emulator.secrets.all.values())]
     every += [bucket.policy for bucket in call.emulator.storage.buckets.values()]
@@ -87,6 +92,17 @@ def delete(call: Call) -> Any:
                 f"deleted:{gone}?uid={account['uniqueId']}" if m == gone else m for m in binding["members"]
             ]
     return {}
+
+
+@rest("iam.projects.serviceAccounts.getIamPolicy", permission="iam.serviceAccounts.getIamPolicy")
+def get_policy(call: Call) -> Any:
+    return call.emulator.iam.policy_of(_account(call)["email"]).view()
+
+
+@rest("iam.projects.serviceAccounts.setIamPolicy", permission="iam.serviceAccounts.setIamPolicy", writes=True)
+def set_policy(call: Call) -> Any:
+    policy = call.emulator.iam.policy_of(_account(call)["email"])
+    return policy.replace(call.emulator, call.body["policy"])
 
 
 @rest("iamcredentials.projects.serviceAccounts.generateIdToken", permission="iam.serviceAccounts.getOpenIdToken")
