@@ -55,7 +55,7 @@ def peak(stored: Stored, transfer: Callable[[int], object]) -> int:
 def test_eight_at_once_take_64_mib_at_most(stored: Stored) -> None:
     def upload(number: int) -> None:
         with stored.gate.session() as session:
-            answer = session.put(stored.url(f"zeros{number}"), data=Zeros(), timeout=120)  # type: ignore[arg-type]
+            answer = session.put(stored.url(f"zeros{number}"), data=Zeros(), timeout=120)
             assert answer.status_code == 200, answer.text
 
     def download(number: int) -> None:
