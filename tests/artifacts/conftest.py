@@ -14,6 +14,7 @@ import requests
 
 from local.proxy_binary import ROOT
 from tests.artifacts.google_server import GoogleServer, google_server
+from tests.artifacts.object_stores import BUCKET, azure_server, s3_server
 from tests.support import Gate, Provider, running
 
 _numbers = itertools.count(1)
@@ -75,7 +76,26 @@ def google_store(
         yield part
 
 
-@pytest.fixture(scope="session", params=["local", "google"])
+@pytest.fixture(scope="session")
+def s3_store(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+    """A running gate on S3, whose objects are files at its server."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        objects = server.folder / "data" / BUCKET / "mlflow"
+        folder = tmp_path_factory.mktemp("s3-gate")
+        with gate_on(provider, folder, lambda: files_below(objects), **server.environment) as part:
+            yield part
+
+
+@pytest.fixture(scope="session")
+def azure_store(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+    """A running gate on Azure."""
+    with azure_server(tmp_path_factory.mktemp("azure")) as server:
+        folder = tmp_path_factory.mktemp("azure-gate")
+        with gate_on(provider, folder, server.names, **server.environment) as part:
+            yield part
+
+
+@pytest.fixture(scope="session", params=["local", "google", "s3", "azure"])
 def store(request: pytest.FixtureRequest) -> Stored:
     """A running gate on each kind of store."""
     found: Stored = request.getfixturevalue(f"{request.param}_store")

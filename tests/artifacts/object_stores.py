@@ -126,6 +126,14 @@ class Server:
 
         wait_for(listens, self.command[0], 60, log.read_text)
 
+    def names(self) -> list[str]:
+        """Return the names of all blobs, by the account's own key."""
+        from azure.storage.blob import ContainerClient
+
+        text = self.environment["AZURE_STORAGE_CONNECTION_STRING"]
+        with ContainerClient.from_connection_string(text, BUCKET) as container:
+            return [blob.name for blob in container.list_blobs()]
+
     def kill(self) -> None:
         """End it as a power cut would."""
         assert self.process is not None

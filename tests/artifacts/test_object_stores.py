@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from gatehouse.stores.azure import BLOCK, MOST_BLOCKS, AzureStore
-from gatehouse.stores.base import Damaged, Denied, Entry, NotFound, Store, StoreError
-from gatehouse.stores.parts import MIB, part_sizes
+from gatehouse.stores.base import Damaged, Denied, Entry, Full, NotFound, Store, StoreError
+from gatehouse.stores.parts import LARGEST_PART, MIB, part_sizes
 from gatehouse.stores.s3 import MOST_PARTS, PART, S3Store
 from tests.artifacts.object_stores import Meddler, Server, azure_server, s3_server
 
@@ -368,22 +368,28 @@ def test_a_store_that_is_down_is_named_and_works_again_when_it_is_back(
     assert [entry.name for entry in store.list("outage")] == ["model.bin"]
 
 
-@pytest.mark.parametrize(
-    ("least", "most", "largest"), [(PART, MOST_PARTS, 48 << 40), (BLOCK, MOST_BLOCKS, 190 << 40)], ids=["s3", "azure"]
-)
-def test_every_size_fits_into_the_parts_that_a_store_allows(least: int, most: int, largest: int) -> None:
-    for size in [0, 1, least, most * least - 1, most * least, most * least + 1, 5 << 40, largest]:
+@pytest.mark.parametrize(("least", "most"), [(PART, MOST_PARTS), (BLOCK, MOST_BLOCKS)], ids=["s3", "azure"])
+def test_every_size_fits_into_the_parts_that_a_store_allows(least: int, most: int) -> None:
+    largest = most * LARGEST_PART
+    for size in [0, 1, least, most * least - 1, most * least, most * least + 1, 100 << 30, largest]:
         sizes = list(part_sizes(size, least, most))
         assert len(sizes) <= most
         assert sum(sizes) >= size
         assert len(set(sizes)) == 1, "stores like R2 take parts of one size only"
-        assert sizes[0] >= least
+        assert least <= sizes[0] <= LARGEST_PART
         assert sizes[0] % MIB == 0
+    with pytest.raises(Full, match="GiB, the most that goes through this server"):
+        part_sizes(largest + 1, least, most)
+
+
+def test_an_announced_size_alone_takes_no_memory(store: Store) -> None:
+    with pytest.raises(Full):
+        store.create("huge.bin", 1 << 60)
 
 
 def test_parts_of_an_unknown_size_grow_late() -> None:
     sizes = list(part_sizes(None, PART, MOST_PARTS))
     assert len(sizes) == MOST_PARTS
-    assert sum(sizes) >= 4 << 40
+    assert sum(sizes) >= 100 << 30
     assert set(islice(sizes, 1000)) == {PART}, "the first 5 GB take no more memory than an upload of known size"
-    assert all(PART <= size < 5 << 30 for size in sizes), "S3's limits of a part"
+    assert all(PART <= size <= LARGEST_PART for size in sizes)

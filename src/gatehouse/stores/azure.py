@@ -65,7 +65,7 @@ BLOCK = 4 * MIB
 MOST_SIGNED = 10_000
 #: Bytes of a download's requests: the service computes the MD5 of up to 4 MiB (Get Blob, x-ms-range-get-content-md5), and the
 #: library holds each several times.
-RANGE = 2 * MIB
+RANGE = MIB
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 #: Besides the first attempt, after pauses of 2 s and 4 s.
