@@ -51,6 +51,8 @@ from gatehouse.stores.base import (
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 #: Seconds to connect, and seconds without a byte.
 TIMEOUT = (10, 60)
+#: Seconds that the store may take for a large upload after its last byte.
+ANSWER_S = 300
 #: Seconds in which a request that is safe to repeat is repeated; the client's own patience goes on from there.
 RETRY_S = 5
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -432,7 +434,7 @@ class _Streamed(Sink):
         try:
             # Never repeated, for the bytes are gone: a session of its own, which doesn't renew a token and send again.
             with requests.Session() as session:
-                self._answer.set_result(session.put(self._upload, data=self._body, timeout=TIMEOUT))
+                self._answer.set_result(session.put(self._upload, data=self._body, timeout=(TIMEOUT[0], ANSWER_S)))
         except BaseException as error:
             self._answer.set_exception(error)
 
