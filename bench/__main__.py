@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import containers, layers, report, scale, scenarios
+from bench import artifacts, containers, layers, report, scale, scenarios
 from bench.setups import SetUp, gatehouse, plain
 from gatehouse.settings import parse_database
 from local.proxy_binary import ROOT
@@ -29,6 +29,7 @@ SCENARIOS = {
     "latency": "p50 and p99 at one connection",
     "throughput": "requests per second at 8 and 32 connections",
     "sdk": "an SDK loop of 100 metrics",
+    "artifacts": "an artifact of 256 MiB up and down: speed, and memory with temporary files",
     "proxy": "through the proxy against straight to MLflow's socket",
     "scale": "one, two and four gates behind one balancer",
     "layers": "with Gatehouse's layers against without them",
@@ -78,8 +79,11 @@ def compare(rounds: int, chosen: set[str], console: Console) -> report.Figures:
             for setup in setups:
                 console.print(f"round {number + 1} of {rounds}: {setup.name} ...")
                 log = folder / f"{setup.port}.log"
-                if chosen - {"container", "layers", "scale"}:
+                if chosen - {"artifacts", "container", "layers", "scale"}:
                     for figure, value in scenarios.measure(setup, calls, provider.token(), chosen, log):
+                        note(setup, figure, value)
+                if "artifacts" in chosen:
+                    for figure, value in artifacts.measure(setup, provider.token(), log):
                         note(setup, figure, value)
                 if "container" in chosen:
                     client = containers.engine()

@@ -270,35 +270,6 @@ def test_a_killed_server_leaves_nothing_under_the_name_and_a_retry_works(place: 
     assert get(place.store, "killed/model.bin") == data
 
 
-#: Moves an artifact there and back; prints by how many MiB the process grew meanwhile.
-THERE_AND_BACK = """
-import re, sys
-from pathlib import Path
-from gatehouse.stores.{module} import {store}
-def mebibytes(name):
-    return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
-store = {store}(sys.argv[1])
-store.check()
-before, piece = mebibytes("VmRSS"), bytes(1 << 18)
-sink = store.create("memory/model.bin", 64 << 20)
-for _ in range(256):
-    sink.write(piece)
-sink.commit()
-source = store.open("memory/model.bin")
-while source.read():
-    pass
-print(mebibytes("VmHWM") - before)
-"""
-
-
-def test_an_artifact_of_any_size_takes_the_memory_of_a_few_parts(place: Place) -> None:
-    program = THERE_AND_BACK.format(module=place.kind, store=STORES[place.kind].__name__)
-    command = [sys.executable, "-c", program, place.server.destination]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 40, "MiB, for an artifact of 64"
-
-
 def test_a_signed_address_downloads_one_artifact_and_does_nothing_else(store: Store) -> None:
     put(store, "signed/ü 1.bin", b"some bytes")
     signed = store.sign_download("signed/ü 1.bin", LIFE_S)
