@@ -51,7 +51,7 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
     tell_flask(flask)
 
     failures.register(mlflow, flask)
-    app: ASGIApp = UiLayer(FailureLayer(Dispatcher(mlflow, flask)))
+    app: ASGIApp = UiLayer(FailureLayer(Dispatcher(mlflow, flask, settings.workers)))
     if destination := settings.artifacts_destination:
         kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
         repository.register(destination, partial(stores.shared, destination), kind)

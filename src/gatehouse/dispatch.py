@@ -28,8 +28,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-#: Handlers at once. More cost throughput, for they wait for the interpreter's lock; fewer let one slow query hold up all.
+#: Handlers at once in a worker that is alone. More cost throughput, for they wait for the interpreter's lock; fewer leave
+#: the processor idle while they wait for a distant database, and let one slow query hold up all.
 QUICK_THREADS = 4
+#: Where several workers share the processors, each needs fewer; two, so that a slow query still has somebody beside it.
+LEAST_QUICK_THREADS = 2
 #: Handlers at once that move bytes or wait for other servers. They never hold up the quick ones.
 SLOW_THREADS = 16
 #: Flask's routes that move artifacts or call other servers (mlflow/server/__init__.py).
@@ -44,10 +47,11 @@ WORKSPACE_HEADER = b"x-mlflow-workspace"
 class Dispatcher:
     """ASGI application: MLflow's, with the short way to its Flask routes.
 
-    ``fastapi_app`` is ``mlflow.server.fastapi_app.app`` and ``flask_app`` is ``mlflow.server.app``.
+    ``fastapi_app`` is ``mlflow.server.fastapi_app.app`` and ``flask_app`` is ``mlflow.server.app``; ``workers`` is the number of
+    processes that serve beside each other.
     """
 
-    def __init__(self, fastapi_app: Any, flask_app: Any) -> None:
+    def __init__(self, fastapi_app: Any, flask_app: Any, workers: int = 1) -> None:
         from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES, MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE
         from mlflow.server.fastapi_security import get_allowed_hosts
         from mlflow.server.security_utils import is_allowed_host_header
@@ -60,9 +64,10 @@ class Dispatcher:
         self._hosts: dict[bytes, bool] = {}
         # Workspaces, and security switched off, change what the layers do: then none is skipped.
         self._usable = not MLFLOW_ENABLE_WORKSPACES.get() and MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE.get() != "true"
-        self._quick = ThreadPoolExecutor(QUICK_THREADS, "quick")
+        threads = max(LEAST_QUICK_THREADS, QUICK_THREADS // workers)
+        self._quick = ThreadPoolExecutor(threads, "quick")
         # One limit for all that can wait for a second connection: a pool with one connection more never stands still.
-        self._handlers = asyncio.Semaphore(QUICK_THREADS)
+        self._handlers = asyncio.Semaphore(threads)
         self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
