@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 IMAGE := gatehouse:dev
+# Two files of tests at a time: most of their time they wait. `make test PYTEST_ARGS=` runs one after the other.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # Another base image than the Dockerfile's: what tests/container/engine.sh made where none can be pulled.
 DEBIAN ?= $(shell cat .build/engine/base 2>/dev/null)

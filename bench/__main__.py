@@ -1,7 +1,7 @@
 """`make bench`: the plain set-up and Gatehouse side by side. ROUNDS=3 (default), SCENARIOS=… (all by default).
 
 Each round starts each set-up in turn on one PostgreSQL with 1,000 runs; figures are medians over the rounds with their
-range, and the ratio of the medians. Writes bench/results/bench.json and bench.svg.
+range, and the ratio of the medians. Writes bench/results/bench.json, bench.md and bench.svg.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def main() -> int:
         figures = compare(rounds, chosen, Console(stderr=True))
         RESULTS.mkdir(exist_ok=True)
         report.write(figures, rounds, RESULTS / "bench.json")
+        report.markdown(figures, REFERENCES, SUBJECTS, RESULTS / "bench.md")
         report.chart(figures, REFERENCES, SUBJECTS[0], RESULTS / "bench.svg")
         report.show(figures, REFERENCES, SUBJECTS, Console(width=200))
     if "scale" in chosen:

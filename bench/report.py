@@ -96,3 +96,23 @@ def chart(figures: Figures, references: tuple[str, ...], subject: str, path: Pat
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     plt.savefig(path, bbox_inches="tight")
+
+
+def markdown(figures: Figures, references: tuple[str, ...], subjects: tuple[str, ...], path: Path) -> None:
+    """Write the table of medians for a document; the last columns are how many times better the first subject is."""
+    names = [*references, *subjects]
+    lines = [
+        f"| figure | {' | '.join(names)} | × {' | × '.join(references)} |",
+        "|---" * (1 + len(names)) + "|---" * 2 + "|",
+    ]
+    for figure in figures[subjects[0]]:
+        medians = {name: statistics.median(figures[name][figure]) for name in names if figures[name].get(figure)}
+        cells = [
+            ("fails" if math.isinf(medians[name]) else f"{medians[name]:.3g}") if name in medians else "–"
+            for name in names
+        ]
+        for reference in references:
+            times = ratio(figure, medians[reference], medians[subjects[0]]) if reference in medians else math.nan
+            cells.append("–" if math.isnan(times) else "∞" if math.isinf(times) else f"**{times:.1f}**")
+        lines.append(f"| {figure} | {' | '.join(cells)} |")
+    path.write_text("\n".join(lines) + "\n")

@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.setups import SetUp
 from local.proxy_binary import ROOT
 
-SECONDS = 3
+SECONDS = 2
 RUNS = 1000
 #: What a training loop calls most.
 BUSY = ("runs/get", "log-batch (20 metrics)")

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: Package → the modules of MLflow that mention it in annotations while they are imported, and use it in calls alone.
-#: tests/gate/test_lazy.py holds the list against the installed MLflow.
-PACKAGES: Mapping[str, frozenset[str]] = {"pandas": frozenset({"mlflow.data.pandas_dataset", "mlflow.types.utils"})}
+#: Package → the modules of MLflow that mention it in annotations, and in types for annotations, while they are imported, and
+#: use it in calls alone. tests/gate/test_lazy.py holds the list against the installed MLflow.
+PACKAGES: Mapping[str, frozenset[str]] = {
+    "pandas": frozenset({"mlflow.data.pandas_dataset", "mlflow.models.utils", "mlflow.types.utils"})
+}
 
 _lock = threading.RLock()
 

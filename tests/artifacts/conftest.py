@@ -113,6 +113,8 @@ def sdk(stored: Stored, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """MLflow's own SDK, unmodified, signed in as alice."""
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", stored.gate.provider.token())
     monkeypatch.setenv("HOME", str(tmp_path))
+    # MLflow puts what `set_tracking_uri` says into the environment, too, for processes that it starts.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", stored.gate.url)
     import mlflow
 
     mlflow.set_tracking_uri(stored.gate.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from tests.artifacts.conftest import Stored
 
 MIB = 1024 * 1024
 AT_ONCE = 8
-SIZE = 64 * MIB
+SIZE = int(os.environ.get("ARTIFACT_MIB") or 64) * MIB
 MOST_GROWTH = 64 * MIB
 
 
@@ -55,7 +56,7 @@ def peak(stored: Stored, transfer: Callable[[int], object]) -> int:
 def test_eight_at_once_take_64_mib_at_most(stored: Stored) -> None:
     def upload(number: int) -> None:
         with stored.gate.session() as session:
-            answer = session.put(stored.url(f"zeros{number}"), data=Zeros(), timeout=120)
+            answer = session.put(stored.url(f"zeros{number}"), data=Zeros(), timeout=600)
             assert answer.status_code == 200, answer.text
 
     def download(number: int) -> None:

@@ -56,13 +56,16 @@ def sdk(gate: Gate) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_TOKEN", gate.provider.token("bob"))
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        # MLflow puts what the next two lines say into the environment, too, for processes that it starts.
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            patch.setenv(name, gate.url)
         mlflow.set_tracking_uri(gate.url)
         mlflow.set_registry_uri(gate.url)
         yield mlflow
         mlflow.flush_trace_async_logging()
         mlflow.tracing.reset()
-    mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri(None)
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
+from bench.__main__ import REFERENCES, SUBJECTS
 from local.proxy_binary import ROOT
+from tests.support import missing
 
 
 def test_the_cost_of_the_layers_is_measured_with_and_without_them() -> None:
@@ -30,3 +35,21 @@ def test_a_scenario_that_there_is_not_is_named() -> None:
     )
     assert done.returncode == 64
     assert "SCENARIOS has warp" in done.stderr
+
+
+def test_the_set_ups_are_compared_side_by_side() -> None:
+    if not shutil.which("nc") or not shutil.which("go"):
+        missing("nc or Go", "apt-get install netcat-openbsd, and install Go")
+    results = ROOT / "bench" / "results"
+    done = subprocess.run(
+        ["make", "--silent", "bench"],
+        cwd=ROOT, env={**os.environ, "ROUNDS": "1", "SCENARIOS": "sdk", "COLUMNS": "200"},
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((results / "bench.json").read_text())["figures"]
+    for name in (*REFERENCES, *SUBJECTS):
+        for figure in ("cold start, s", "SDK loop of 100 metrics, s"):
+            assert figures[name][figure][0] > 0
+    assert re.search(r"SDK loop of 100 metrics, s.*×\d+\.\d", done.stdout)
+    assert (results / "bench.svg").stat().st_size > 1000

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
+
+import google_crc32c
 
 from tests.deploy.emulator.core import (
     ApiError,
@@ -172,6 +176,10 @@ def set_policy(call: Call) -> Any:
     return bucket.policy.replace(call.emulator, call.body) | {"kind": "storage#policy"}
 
 
+def _crc32c(data: bytes) -> str:
+    return base64.b64encode(google_crc32c.Checksum(data).digest()).decode()  # type: ignore[no-untyped-call]
+
+
 def _object(bucket: str, name: str, data: bytes) -> dict[str, Any]:
     return {
         "kind": "storage#object",
@@ -181,6 +189,7 @@ def _object(bucket: str, name: str, data: bytes) -> dict[str, Any]:
         "generation": "1",
         "metageneration": "1",
         "size": str(len(data)),
+        "crc32c": _crc32c(data),
         "contentType": "application/octet-stream",
         "storageClass": "STANDARD",
         "timeCreated": now(),
@@ -212,16 +221,22 @@ def get_object(call: Call) -> Any:
     if call.option("alt") != "media":
         return _object(call.parameters["bucket"], name, bucket.objects[name])
     data, wanted = bucket.objects[name], re.match(r"bytes=(\d+)-(\d*)", call.headers.get("range", ""))
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Last-Modified": formatdate(usegmt=True),
+        "X-Goog-Generation": "1",
+        "X-Goog-Hash": f"crc32c={_crc32c(data)}",
+    }
     if wanted:
         start, end = int(wanted[1]), min(int(wanted[2] or len(data) - 1), len(data) - 1)
         if start >= len(data):
             return Raw(b"", status=416)
         return Raw(
             data[start : end + 1],
-            {"Content-Type": "application/octet-stream", "Content-Range": f"bytes {start}-{end}/{len(data)}"},
+            headers | {"Content-Range": f"bytes {start}-{end}/{len(data)}"},
             206,
         )
-    return Raw(data, {"Content-Type": "application/octet-stream"})
+    return Raw(data, headers)
 
 
 @rest("storage.objects.delete", permission="storage.objects.delete", writes=True)
