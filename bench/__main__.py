@@ -23,7 +23,8 @@ from tests.support import Postgres, Provider
 RESULTS = ROOT / "bench" / "results"
 #: Scenario → what it is.
 SCENARIOS = {
-    "cold": "cold start, also with an empty page cache where the machine allows it",
+    "cold": "cold start",
+    "disk": "cold start with an empty page cache, where the machine allows that",
     "container": "the images' sizes; cold start in a container with 1 CPU and 512 MiB",
     "memory": "proportional set size of all processes: idle, and the peak under load",
     "latency": "p50 and p99 at one connection",

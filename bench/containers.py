@@ -16,7 +16,7 @@ from tests.container.parts import GATEHOUSE, base_image
 
 PLAIN = "gatehouse-bench-plain:dev"
 CPUS, MEMORY = 1, "512m"
-READY_LIMIT_S = 90
+READY_LIMIT_S = 60
 
 
 def engine() -> Any:

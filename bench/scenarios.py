@@ -182,7 +182,7 @@ def drop_page_cache() -> bool:
 
 def measure(setup: SetUp, calls: Requests, token: str, chosen: set[str], log: Path) -> Iterator[tuple[str, float]]:
     """Start a set-up, yield (figure, value) for each scenario, stop it."""
-    if "cold" in chosen and drop_page_cache():
+    if "disk" in chosen and drop_page_cache():
         try:
             yield "cold start, page cache dropped, s", setup.start(log, token)
         finally:

@@ -102,7 +102,18 @@ class SetUp:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        # Only then are its ports free, and nothing of it answers any more.
+        while any(is_running(pid) for pid in pids):
+            time.sleep(0.02)
         self.process = None
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and holds anything: one that waits to be reaped doesn't (proc(5), stat)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def proxy_settings(provider: Provider, port: int) -> dict[str, str]:
