@@ -56,7 +56,7 @@ def problems(chosen: set[str]) -> list[tuple[int, str]]:
 
 
 def compare(rounds: int, chosen: set[str], console: Console) -> report.Figures:
-    """Measure each set-up in turn, round by round."""
+    """Measure each set-up in turn, round by round; what there is so far is written after each."""
     provider, postgres = Provider(), Postgres()
     figures: report.Figures = {}
     folder = Path(tempfile.mkdtemp(prefix="bench"))
@@ -91,6 +91,8 @@ def compare(rounds: int, chosen: set[str], console: Console) -> report.Figures:
                     note(setup, "image, MB", containers.image_size(client, setup))
                     started = containers.cold_start(client, setup, folder, provider.token())
                     note(setup, "cold start, 1 CPU and 512 MiB, s", started)
+            RESULTS.mkdir(exist_ok=True)
+            report.write(figures, number + 1, RESULTS / "bench.json")
     finally:
         provider.stop()
         postgres.remove()
@@ -108,8 +110,6 @@ def main() -> int:
         return found[0][0]
     if chosen - {"layers", "scale"}:
         figures = compare(rounds, chosen, Console(stderr=True))
-        RESULTS.mkdir(exist_ok=True)
-        report.write(figures, rounds, RESULTS / "bench.json")
         report.markdown(figures, REFERENCES, SUBJECTS, RESULTS / "bench.md")
         report.chart(figures, REFERENCES, SUBJECTS[0], RESULTS / "bench.svg")
         report.show(figures, REFERENCES, SUBJECTS, Console(width=200))

@@ -20,7 +20,7 @@ def ratio(figure: str, reference: float, subject: float) -> float:
     """Return how many times better the subject is."""
     if "requests/s" in figure or "MiB/s" in figure:
         return subject / reference if reference else math.inf
-    return reference / subject
+    return reference / subject if subject else math.inf
 
 
 def cell(values: list[float] | None) -> str:
@@ -77,7 +77,7 @@ def chart(figures: Figures, references: tuple[str, ...], subject: str, path: Pat
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = [name for name in figures[subject] if "p99" not in name and "straight" not in name]
+    names = [name for name in figures[subject] if "p99" not in name and "failed" not in name and "straight" not in name]
     _, axes = plt.subplots(figsize=(9, 0.42 * len(names) + 1))
     height = 0.8 / len(references)
     for place, (reference, colour) in enumerate(zip(references, ("#0e538b", "#7fa8c9"), strict=False)):
@@ -105,14 +105,15 @@ def markdown(figures: Figures, references: tuple[str, ...], subjects: tuple[str,
         f"| figure | {' | '.join(names)} | × {' | × '.join(references)} |",
         "|---" * (1 + len(names)) + "|---" * 2 + "|",
     ]
-    for figure in figures[subjects[0]]:
+    for figure in dict.fromkeys(figure for name in names for figure in figures[name]):
         medians = {name: statistics.median(figures[name][figure]) for name in names if figures[name].get(figure)}
         cells = [
             ("fails" if math.isinf(medians[name]) else f"{medians[name]:.3g}") if name in medians else "–"
             for name in names
         ]
         for reference in references:
-            times = ratio(figure, medians[reference], medians[subjects[0]]) if reference in medians else math.nan
+            both = reference in medians and subjects[0] in medians
+            times = ratio(figure, medians[reference], medians[subjects[0]]) if both else math.nan
             cells.append("–" if math.isnan(times) else "∞" if math.isinf(times) else f"**{times:.1f}**")
         lines.append(f"| {figure} | {' | '.join(cells)} |")
     path.write_text("\n".join(lines) + "\n")
