@@ -74,6 +74,12 @@ class _LazyLoader(Loader):
             module.__class__ = ModuleType  # type: ignore[assignment] # a plain module from now on
 
 
+def _loader(package: str) -> _LazyLoader | None:
+    """Return what will load a package, or None if it is loaded or was never asked for."""
+    loader = getattr(getattr(sys.modules.get(package), "__spec__", None), "loader", None)
+    return loader if isinstance(loader, _LazyLoader) else None
+
+
 class _Finder(MetaPathFinder):
     """Finds the packages of the table, and says that they are loaded."""
 
@@ -85,10 +91,8 @@ class _Finder(MetaPathFinder):
             return None
         if rest:
             # A module of the package is imported: the package itself comes first.
-            parent = sys.modules.get(package)
-            loader = getattr(getattr(parent, "__spec__", None), "loader", None)
-            if parent is not None and isinstance(loader, _LazyLoader):
-                loader.load(parent)
+            if loader := _loader(package):
+                loader.load(sys.modules[package])
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
@@ -105,6 +109,5 @@ def install() -> None:
 def started() -> None:
     """Say that MLflow is imported: from now on every use is a real one."""
     for name in PACKAGES:
-        loader = getattr(getattr(sys.modules.get(name), "__spec__", None), "loader", None)
-        if isinstance(loader, _LazyLoader):
+        if loader := _loader(name):
             loader.starting = False

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 import logging
-import mimetypes
 import os
 import re
 import secrets
@@ -51,6 +50,7 @@ from gatehouse.stores.base import (
     Stat,
     Store,
     StoreError,
+    content_type,
 )
 from gatehouse.stores.parts import MIB, Lane, PartedSink
 
@@ -219,8 +219,7 @@ class AzureSink(PartedSink):
 
 
 def _content_settings(path: str, md5: bytes | None) -> ContentSettings:
-    content_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
-    return ContentSettings(content_type=content_type, content_md5=bytearray(md5) if md5 else None)
+    return ContentSettings(content_type=content_type(path), content_md5=bytearray(md5) if md5 else None)
 
 
 class AzureStore(Store):

@@ -7,6 +7,7 @@ checked (:func:`gatehouse.paths.check`); a store may rely on that, and must not 
 
 from __future__ import annotations
 
+import mimetypes
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from datetime import datetime
 
 #: Bytes of the pieces that a transfer is made of, unless a store needs another size.
 PIECE = 256 * 1024
+
+
+def content_type(path: str) -> str:
+    """Return the media type that a store is told of an artifact; what leaves this server is labelled by MLflow's own rules."""
+    return mimetypes.guess_type(path)[0] or "application/octet-stream"
 
 
 class StoreError(Exception):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import mimetypes
 import os
 import queue
 import random
@@ -49,6 +48,7 @@ from gatehouse.stores.base import (
     Stat,
     Store,
     StoreError,
+    content_type,
 )
 
 if TYPE_CHECKING:
@@ -188,13 +188,13 @@ class GoogleStore(Store):
 
     def put_whole(self, path: str, data: bytes, crc: bytes) -> Stat:
         """Store a small artifact in one request; the store itself compares the checksum."""
-        about = {"name": self.name(path), "contentType": _kind(path), "crc32c": base64.b64encode(crc).decode()}
+        about = {"name": self.name(path), "contentType": content_type(path), "crc32c": base64.b64encode(crc).decode()}
         mark = secrets.token_hex(16)
         head = f"--{mark}\r\nContent-Type: application/json\r\n\r\n{json.dumps(about)}\r\n"
         body = b"%b--%b\r\nContent-Type: %b\r\n\r\n%b\r\n--%b--\r\n" % (
             head.encode(),
             mark.encode(),
-            _kind(path).encode(),
+            content_type(path).encode(),
             data,
             mark.encode(),
         )
@@ -207,7 +207,7 @@ class GoogleStore(Store):
 
     def begin(self, path: str) -> str:
         """Begin an upload; return the address that takes its bytes. Unfinished, it is forgotten within a week."""
-        about = {"name": self.name(path), "contentType": _kind(path)}
+        about = {"name": self.name(path), "contentType": content_type(path)}
         params = {"uploadType": "resumable", "name": self.name(path)}
         answer = self.request("POST", self._upload, "storage.objects.create", path, params=params, json=about)
         return answer.headers["Location"]
@@ -308,10 +308,6 @@ class GoogleStore(Store):
 
 def _checksum() -> Any:
     return google_crc32c.Checksum()  # type: ignore[no-untyped-call]
-
-
-def _kind(path: str) -> str:
-    return mimetypes.guess_type(path)[0] or "application/octet-stream"
 
 
 def _stat(found: dict[str, Any]) -> Stat:

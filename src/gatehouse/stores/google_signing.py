@@ -13,7 +13,6 @@ import contextlib
 import datetime
 import functools
 import hashlib
-import mimetypes
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from google.auth import iam
 from google.auth.transport.requests import AuthorizedSession, Request
 from google.oauth2 import service_account
 
-from gatehouse.stores.base import CannotSign, Denied, Multipart, NotFound, SignedUrl, StoreError
+from gatehouse.stores.base import CannotSign, Denied, Multipart, NotFound, SignedUrl, StoreError, content_type
 
 #: What signBlob asks for; the scopes that a storage client narrows its tokens to don't suffice (IAM Credentials API).
 SCOPE = "https://www.googleapis.com/auth/iam"
@@ -92,7 +91,7 @@ class GoogleSigning:
         Raises: as ``download``, Denied if the account may not upload, and StoreError if the bucket can't be reached.
         """
         self.check()
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        kind = content_type(name)
         answer = self._xml("POST", name, {"uploads": ""}, "storage.multipartUploads.create", kind=kind)
         upload_id = _text(answer, "UploadId")
         wanted = [(name, "PUT", {"partNumber": str(n), "uploadId": upload_id}) for n in range(1, parts + 1)]

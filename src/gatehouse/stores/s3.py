@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import mimetypes
 import os
 import secrets
 import zlib
@@ -51,6 +50,7 @@ from gatehouse.stores.base import (
     Stat,
     Store,
     StoreError,
+    content_type,
 )
 from gatehouse.stores.parts import MIB, Lane, PartedSink
 
@@ -125,10 +125,6 @@ def _tag(answer: dict[str, Any]) -> str:
 def _time(answer: dict[str, Any]) -> datetime | None:
     found: datetime | None = answer.get("LastModified")
     return found.astimezone(timezone.utc) if found else None
-
-
-def _content_type(path: str) -> str:
-    return mimetypes.guess_type(path)[0] or "application/octet-stream"
 
 
 def _extra_arguments() -> dict[str, Any]:
@@ -242,7 +238,7 @@ class S3Sink(PartedSink):
 
     def __init__(self, store: S3Store, path: str, size: int | None) -> None:
         super().__init__(store.lane, size, PART, MOST_PARTS)
-        self._store, self._key, self._type = store, store.key(path), _content_type(path)
+        self._store, self._key, self._type = store, store.key(path), content_type(path)
         self._upload: dict[str, str] = {}
         self._crc = 0
         self._part_crcs: dict[int, str] = {}
@@ -472,7 +468,7 @@ class S3Store(Store):
             raise CannotSign(f"S3 takes 1 to {MOST_PARTS} parts, not {parts}; send larger ones.")
         key = self.key(path)
         self._sign("upload_part", seconds, Key=key, UploadId="none", PartNumber=1)
-        upload = self.call("create_multipart_upload", "s3:PutObject", Key=key, ContentType=_content_type(path))
+        upload = self.call("create_multipart_upload", "s3:PutObject", Key=key, ContentType=content_type(path))
         target = {"Key": key, "UploadId": upload["UploadId"]}
         urls = [self._sign("upload_part", seconds, **target, PartNumber=number) for number in range(1, parts + 1)]
         return Multipart(target["UploadId"], urls)
