@@ -13,10 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.scenarios import sdk_environment, watched
 from bench.setups import SetUp
 from tests.artifacts.google_server import google_server
 
@@ -56,25 +56,6 @@ def folder_size(folder: Path) -> int:
     return total
 
 
-@contextlib.contextmanager
-def watched(setup: SetUp, temporary: Path) -> Iterator[list[float]]:
-    """Yield a list whose last element is, at the block's end, the most MiB that were held meanwhile."""
-    seen = [setup.memory()]
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.1):
-            seen.append(setup.memory() + folder_size(temporary) / MIB)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
-
-
 def measure(setup: SetUp, token: str, log: Path) -> Iterator[tuple[str, float]]:
     """Measure a set-up with a local folder and with Cloud Storage's API (fake-gcs-server); yield (figure, value)."""
     yield from measure_store(setup, "a folder", token, log)
@@ -92,13 +73,10 @@ def measure_store(setup: SetUp, store: str, token: str, log: Path) -> Iterator[t
     temporary = Path(tempfile.mkdtemp(prefix="bench", dir=IN_MEMORY))
     files = Path(tempfile.mkdtemp(prefix="bench"))
     setup.environment["TMPDIR"] = str(temporary)
-    client = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(files),
-        "MLFLOW_TRACKING_URI": setup.url,
-        "MLFLOW_TRACKING_TOKEN": token,
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
+    client = {**sdk_environment(setup, token, files), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+    def held() -> float:
+        return setup.memory() + folder_size(temporary) / MIB
 
     def run(code: str, *arguments: str, stdin: str = "") -> str:
         command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
@@ -119,7 +97,7 @@ def measure_store(setup: SetUp, store: str, token: str, log: Path) -> Iterator[t
         run_id = run(NEW_RUN)
         run(TRANSFER, "up", str(files), "small", run_id)  # loads what is loaded at first use
         for way, words in (("up", "upload"), ("down", "download")):
-            with watched(setup, temporary) as seen:
+            with watched(held, 0.1) as seen:
                 seconds = float(run(TRANSFER, way, str(files), "large", run_id, stdin=digest))
             yield f"{store}: {words} of 256 MiB, MiB/s", SIZE / MIB / seconds
             yield f"{store}: {words} of 256 MiB, memory, MiB", max(seen)

@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from bench.setups import SetUp
 from local.proxy_binary import ROOT
 from tests.container.parts import GATEHOUSE, base_image
@@ -48,7 +46,7 @@ def image_size(client: Any, setup: SetUp) -> float:
 
 def image(setup: SetUp) -> str:
     """Return the image that a set-up runs from."""
-    return GATEHOUSE if "gatehouse" in setup.name else PLAIN
+    return GATEHOUSE if setup.is_gatehouse else PLAIN
 
 
 def cold_start(client: Any, setup: SetUp, folder: Path, token: str) -> float:
@@ -67,21 +65,15 @@ def cold_start(client: Any, setup: SetUp, folder: Path, token: str) -> float:
         user="0",
         volumes={str(folder): {"bind": str(folder)}},
     )
-    session = requests.Session()
-    session.headers["Authorization"] = f"Bearer {token}"
+
+    def is_alive() -> bool:
+        container.reload()
+        return str(container.status) != "exited"
+
     try:
         started = time.perf_counter()
         container.start()
-        while time.perf_counter() - started < READY_LIMIT_S:
-            try:
-                answer = session.get(f"{setup.url}/api/2.0/mlflow/experiments/search?max_results=1", timeout=10)
-                if answer.status_code == 200:
-                    return time.perf_counter() - started
-            except requests.RequestException:
-                container.reload()
-                if container.status == "exited":
-                    break
-            time.sleep(0.02)
-        return math.inf
+        came = setup.answers(token, started + READY_LIMIT_S, is_alive)
+        return time.perf_counter() - started if came else math.inf
     finally:
         container.remove(force=True)

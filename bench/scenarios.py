@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.setups import SetUp
@@ -139,14 +139,19 @@ class Requests:
         return statistics.median(rates["through"]) / statistics.median(rates["straight"])
 
 
-def sdk_loop(setup: SetUp, token: str) -> float:
-    """Return the seconds of an SDK loop: start a run, 100 × log_metric, end it."""
-    environment = {
+def sdk_environment(setup: SetUp, token: str, home: str | Path) -> dict[str, str]:
+    """Return the environment of a training script that comes to a set-up."""
+    return {
         "PATH": os.environ["PATH"],
-        "HOME": tempfile.gettempdir(),
+        "HOME": str(home),
         "MLFLOW_TRACKING_URI": setup.url,
         "MLFLOW_TRACKING_TOKEN": token,
     }
+
+
+def sdk_loop(setup: SetUp, token: str) -> float:
+    """Return the seconds of an SDK loop: start a run, 100 × log_metric, end it."""
+    environment = sdk_environment(setup, token, tempfile.gettempdir())
     done = subprocess.run(
         [sys.executable, "-c", SDK_LOOP], env=environment, capture_output=True, text=True, timeout=300, check=True
     )
@@ -154,14 +159,14 @@ def sdk_loop(setup: SetUp, token: str) -> float:
 
 
 @contextlib.contextmanager
-def watched_memory(setup: SetUp) -> Iterator[list[float]]:
-    """Yield a list that fills with the memory of a set-up in MiB, about once a second, until the block's end."""
-    seen: list[float] = []
+def watched(look: Callable[[], float], pause_s: float) -> Iterator[list[float]]:
+    """Yield a list that fills with what ``look`` returns, until the block's end; ``pause_s`` seconds between looks."""
+    seen = [look()]
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(1):
-            seen.append(setup.memory())
+        while not over.wait(pause_s):
+            seen.append(look())
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -208,13 +213,13 @@ def measure(setup: SetUp, calls: Requests, token: str, chosen: set[str], log: Pa
                         yield f"{call}: failed at {connections}, %", figures["failed"]
         if "memory" in chosen:
             # Apart from the throughput, which watching would disturb.
-            with watched_memory(setup) as seen:
+            with watched(setup.memory, 1) as seen:
                 for call in (*BUSY, "runs/search (1,000)"):
                     calls.load(setup, token, call, 32)
             yield "peak memory under load, MiB", max(seen)
         if "sdk" in chosen:
             yield "SDK loop of 100 metrics, s", sdk_loop(setup, token)
-        if "proxy" in chosen and setup.run_directory_known():
+        if "proxy" in chosen and setup.is_gatehouse:
             for call in BUSY:
                 yield f"{call}: through the proxy / straight, at 8", calls.through_and_straight(setup, token, call)
     finally:

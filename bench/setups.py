@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,24 +36,34 @@ class SetUp:
 
     def start(self, log: Path, token: str) -> float:
         """Start it; return the seconds until the first authenticated 200 of a call that reads the database."""
-        session = requests.Session()
-        session.headers["Authorization"] = f"Bearer {token}"
         started = time.perf_counter()
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command, env=self.environment, stdout=output, stderr=output, start_new_session=True
             )
-        while time.perf_counter() - started < READY_LIMIT_S:
+        process = self.process
+        if self.answers(token, started + READY_LIMIT_S, lambda: process.poll() is None):
+            return time.perf_counter() - started
+        raise RuntimeError(f"{self.name} isn't ready after {READY_LIMIT_S} s\n{log.read_text()[-3000:]}")
+
+    def answers(self, token: str, deadline: float, is_alive: Callable[[], bool]) -> bool:
+        """Wait for the first authenticated 200 of a call that reads the database; tell whether it came.
+
+        ``deadline`` is in seconds of time.perf_counter(); ``is_alive`` tells whether waiting makes sense.
+        """
+        session = requests.Session()
+        session.headers["Authorization"] = f"Bearer {token}"
+        while time.perf_counter() < deadline:
             try:
                 answer = session.get(f"{self.url}/api/2.0/mlflow/experiments/search?max_results=1", timeout=10)
                 if answer.status_code == 200:
-                    return time.perf_counter() - started
-            except requests.ConnectionError:
+                    return True
+            except requests.RequestException:
                 pass
-            if self.process.poll() is not None:
-                break
+            if not is_alive():
+                return False
             time.sleep(0.01)
-        raise RuntimeError(f"{self.name} isn't ready after {READY_LIMIT_S} s\n{log.read_text()[-3000:]}")
+        return False
 
     def processes(self) -> set[int]:
         """Return the ids of its processes."""
@@ -65,8 +76,9 @@ class SetUp:
             found |= more
         return found
 
-    def run_directory_known(self) -> bool:
-        """Tell whether it is Gatehouse, which can be reached without its proxy."""
+    @property
+    def is_gatehouse(self) -> bool:
+        """Whether it is Gatehouse, which has an image of its own and can be reached without its proxy."""
         return bool(self.command) and self.command[0].endswith("start.sh")
 
     def run_directory(self) -> Path:
