@@ -15,6 +15,7 @@ import (
 	"net/http/httputil"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -52,7 +53,7 @@ func serve(address, socket string) error {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
-		Handler:           newProxy(socket),
+		Handler:           wellFramed(newProxy(socket)),
 		Protocols:         protocols,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
@@ -104,6 +105,23 @@ func newProxy(socket string) http.Handler {
 	}
 }
 
+// wellFramed refuses a body whose announced length isn't one number (RFC 9113, 8.1.1). net/http does so for HTTP/1.1;
+// over HTTP/2 it reads such a length as 0, and an empty body would go on in the place of what is still to come.
+func wellFramed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if lengths, ok := r.Header["Content-Length"]; ok && (len(lengths) != 1 || !isLength(lengths[0])) {
+			answer(w, http.StatusBadRequest, "BAD_REQUEST", "The header Content-Length must be one number of bytes.")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func isLength(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 63)
+	return err == nil
+}
+
 // rewrite lets oauth2-proxy see the request as it came. The peer's address, which a Unix socket can't show it, is
 // appended here as oauth2-proxy would have done.
 func rewrite(r *httputil.ProxyRequest) {
@@ -124,12 +142,17 @@ func rewrite(r *httputil.ProxyRequest) {
 	r.Out.Header.Del("Upgrade")
 }
 
-// refuse answers where oauth2-proxy doesn't, in MLflow's shape.
+// refuse answers where oauth2-proxy doesn't.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.Is(err, context.Canceled) {
 		log.Printf("%s: %v", r.Method, err)
 	}
+	answer(w, http.StatusBadGateway, "TEMPORARILY_UNAVAILABLE", "The request could not be passed on.")
+}
+
+// answer writes an error in MLflow's shape.
+func answer(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusBadGateway)
-	fmt.Fprint(w, `{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "The request could not be passed on."}`)
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `{"error_code": %q, "message": %q}`, code, message)
 }

@@ -352,14 +352,20 @@ def test_the_authority_is_the_host_whatever_the_host_header_says(site: Gate, cli
     assert b"Invalid Host header" in evil.body
 
 
-@pytest.mark.parametrize(("lengths", "size"), [(["10"], 5), (["5"], 10), (["-1"], 5), (["0", "5"], 5)])
+@pytest.mark.parametrize(
+    ("lengths", "size"),
+    [
+        (["10"], 5), (["5"], 10), (["-1"], 5), (["0", "5"], 5), (["5", "5"], 5), (["5, 5"], 5), (["+5"], 5),
+        (["0x5"], 5), ([""], 5), (["9223372036854775808"], 5),
+    ],
+)  # fmt: skip
 def test_a_body_of_another_length_than_announced_is_not_stored(
     site: Gate, client: Http2, lengths: list[str], size: int
 ) -> None:
     name = f"announced{'and'.join(lengths)}.bin"
     headers = [("content-length", length) for length in lengths]
     answer = client.ask("PUT", f"{STORED}/{name}", *headers, body=b"x" * size)
-    assert answer.status != 200
+    assert answer.status in (0, 400, 502)
     assert stored(site, name) == []
     # What the listener sends on is framed anew: the connections behind it are in step.
     with Http2(site.port, site.provider.token("bob")) as other:

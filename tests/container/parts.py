@@ -96,9 +96,6 @@ def settings(**environment: str) -> dict[str, str]:
 
 def socket_mount(postgres: Postgres) -> docker.types.Mount:
     """Return the mount that shows a PostgreSQL's socket as Cloud Run shows Cloud SQL's."""
-    standard = postgres.folder / ".s.PGSQL.5432"
-    if not standard.is_symlink():
-        standard.symlink_to(f".s.PGSQL.{postgres.port}")
     return docker.types.Mount(CLOUD_SQL, str(postgres.folder), type="bind", read_only=True)
 
 

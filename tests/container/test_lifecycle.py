@@ -6,13 +6,14 @@ import io
 import socket
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
 from gatehouse.exit_codes import Exit
-from tests.container.parts import HARDENED, PORT, Box, Engine, Site, settings, socket_mount, socket_url
+from tests.container.parts import HARDENED, PORT, Engine, Site, settings, socket_mount, socket_url
 from tests.support import Postgres, wait_for
 
 SQLITE = {"BACKEND_STORE_URI": "sqlite:////tmp/mlflow.db"}
@@ -27,22 +28,10 @@ def test_any_user_will_do(engine: Engine, user: str) -> None:
 def test_four_containers_start_at_once_on_one_empty_database(
     engine: Engine, postgres: Postgres, plain_settings: dict[str, str], database: str
 ) -> None:
-    started: list[Box] = []
-    threads = [
-        threading.Thread(
-            target=lambda: started.append(
-                engine.start(environment=plain_settings, mounts=[socket_mount(postgres)], **HARDENED)
-            )
-        )
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for box in started:
-        box.wait_ready()
-    assert len(started) == 4
+    options = {"environment": plain_settings, "mounts": [socket_mount(postgres)], **HARDENED}
+    with ThreadPoolExecutor(4) as starts:
+        for box in [starts.submit(engine.start, **options) for _ in range(4)]:
+            box.result().wait_ready()
     name = database.rpartition("/")[2]
     assert postgres.sql("SELECT count(*) FROM alembic_version", name).strip() == "1"
     assert postgres.sql("SELECT name FROM experiments", name).split() == ["Default"]

@@ -24,9 +24,6 @@ class Server:
 
     def __init__(self, postgres: Postgres) -> None:
         self.postgres = postgres
-        socket = postgres.folder / ".s.PGSQL.5432"
-        if not socket.is_symlink():
-            socket.symlink_to(f".s.PGSQL.{postgres.port}")
 
     def create_database(self, name: str) -> None:
         """Create a database owned by the role that every Cloud SQL user is a member of."""
