@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 from urllib.parse import urlsplit
 
-from gatehouse import lazy
+from gatehouse import engine, lazy
 from gatehouse.settings import Settings
 
 
@@ -21,8 +21,8 @@ def environment(settings: Settings) -> dict[str, str]:
     """Return what MLflow's application reads; a public MLFLOW_* variable that is set already wins."""
     public_url = settings.public_url or ""
     private = {
-        "_MLFLOW_SERVER_FILE_STORE": settings.backend_store_uri,
-        "_MLFLOW_SERVER_REGISTRY_STORE": settings.backend_store_uri,
+        "_MLFLOW_SERVER_FILE_STORE": engine.named(settings.backend_store_uri),
+        "_MLFLOW_SERVER_REGISTRY_STORE": engine.named(settings.backend_store_uri),
         "_MLFLOW_SGI_NAME": "uvicorn",
         "_MLFLOW_SERVER_BOOT_ID": os.urandom(16).hex(),
         # Only MLflow's job processes may rebuild custom scorers' code.
@@ -50,6 +50,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def configure(settings: Settings) -> None:
     """Set the environment that MLflow's application reads, and put off what it imports without need."""
+    engine.register()
     os.environ.update(environment(settings))
     lazy.install()
 
@@ -76,6 +77,9 @@ def open_stores() -> None:
     """Open the tracking and the registry store, which verifies the schema."""
     from mlflow.server import handlers
 
+    from gatehouse import metric_store
+
+    metric_store.register()
     handlers._get_tracking_store()
     handlers._get_model_registry_store()
 
@@ -85,5 +89,5 @@ def close_connections() -> None:
     from sqlalchemy.engine import Engine
 
     engines: list[Any] = [thing for thing in gc.get_objects() if isinstance(thing, Engine)]
-    for engine in engines:
-        engine.dispose()
+    for one in engines:
+        one.dispose()

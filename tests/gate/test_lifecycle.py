@@ -266,6 +266,7 @@ def test_secrets_stay_out_of_process_list_log_and_other_users_reach(
             MLFLOW_CRYPTO_KEK_PASSPHRASE="a-passphrase-of-mlflow",
             AWS_SECRET_ACCESS_KEY="a-key-of-the-bucket",
             AZURE_STORAGE_CONNECTION_STRING="AccountKey=a-key-of-the-bucket",
+            GOGC="150",
         )
         .start()
         .wait_ready()
@@ -288,6 +289,8 @@ def test_secrets_stay_out_of_process_list_log_and_other_users_reach(
     proxy_environment = Path(f"/proc/{children['proxy']}/environ").read_text().split("\0")
     server_environment = Path(f"/proc/{children['server']}/environ").read_text().split("\0")
     assert "OAUTH2_PROXY_CLIENT_SECRET=from-a-file-$`\"'\\" in proxy_environment
+    # What the user says of Go's run time is kept; what it doesn't say is set.
+    assert {"GOGC=150", "GOMEMLIMIT=128MiB"} <= set(proxy_environment)
     foreign = ("BACKEND_STORE_URI", "MLFLOW_", "AWS_", "AZURE_")
     assert not [entry for entry in proxy_environment if entry.startswith(foreign)]
     assert not [entry for entry in server_environment if "SECRET" in entry and entry.startswith("OAUTH2_PROXY")]
