@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import artifacts, containers, layers, report, scale, scenarios
+from bench import artifacts, containers, layers, load, report, scale, scenarios
 from bench.setups import SetUp, gatehouse, plain
 from gatehouse.settings import parse_database
 from local.proxy_binary import ROOT
@@ -37,8 +37,6 @@ SCENARIOS = {
 }
 REFERENCES = ("plain", "plain, best")
 SUBJECTS = ("gatehouse", "gatehouse, 1 worker")
-#: Program → (the scenarios that need it, Debian's package).
-NEEDED = {"nc": ("the plain set-up", "netcat-openbsd"), "h2load": ("the scenario proxy", "nghttp2-client")}
 
 
 def problems(chosen: set[str]) -> list[tuple[int, str]]:
@@ -46,9 +44,8 @@ def problems(chosen: set[str]) -> list[tuple[int, str]]:
     found = []
     if unknown := chosen - set(SCENARIOS):
         found.append((64, f"SCENARIOS has {', '.join(sorted(unknown))}\n    fix: choose from {','.join(SCENARIOS)}"))
-    for program, (user, package) in NEEDED.items():
-        if not shutil.which(program) and (program != "h2load" or "proxy" in chosen):
-            found.append((69, f"{program} isn't on PATH, and {user} needs it\n    fix: apt-get install {package}"))
+    if not shutil.which("nc"):
+        found.append((69, "nc isn't on PATH, and the plain set-up needs it\n    fix: apt-get install netcat-openbsd"))
     if "container" in chosen and containers.engine() is None:
         fix = "start one (tests/container/engine.sh up), or leave the scenario container out"
         found.append((69, f"no Docker engine answers\n    fix: {fix}"))
@@ -66,7 +63,7 @@ def compare(rounds: int, chosen: set[str], console: Console) -> report.Figures:
 
     try:
         database = postgres.create("bench")
-        calls = scenarios.seed(parse_database(database))
+        calls = load.seed(parse_database(database))
         setups = [
             plain("plain", "", database, folder, provider),
             plain("plain, best", "--workers 1", database, folder, provider, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),

@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.scenarios import BUSY, seed
+from bench.load import BUSY, seed
 from bench.setups import SetUp, gatehouse
 from deploy.config import POOL_OVERFLOW, POOL_SIZE
 from gatehouse.settings import parse_database

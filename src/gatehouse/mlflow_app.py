@@ -7,11 +7,13 @@ MLflow reads some of them while it is imported, so ``configure`` must run before
 
 from __future__ import annotations
 
-import gc
 import os
 import warnings
 from typing import Any
 from urllib.parse import urlsplit
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
 
 from gatehouse import engine, lazy
 from gatehouse.settings import Settings
@@ -42,6 +44,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": public_url,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
+        # numpy's library would start a thread for each CPU, and the server has nothing for them to do.
+        "OPENBLAS_NUM_THREADS": "1",
         # Each instance would enqueue every unfinished job again.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
@@ -73,21 +77,29 @@ def load_flask() -> Any:
     return app
 
 
-def open_stores() -> None:
-    """Open the tracking and the registry store, which verifies the schema."""
+def open_stores() -> set[Engine]:
+    """Open the tracking and the registry store; return the engines that hold connections since.
+
+    ``schema.ensure`` must have verified the schema.
+    """
     from mlflow.server import handlers
+    from mlflow.store.db import utils
 
-    from gatehouse import metric_store
+    from gatehouse import tracking_store
 
-    metric_store.register()
-    handlers._get_tracking_store()
-    handlers._get_model_registry_store()
+    tracking_store.register()
+    engines: set[Engine] = set()
 
+    def note(connection: Connection) -> None:
+        engines.add(connection.engine)
 
-def close_connections() -> None:
-    """Close every pooled database connection, so that no two forked processes share one; before ``gc.freeze``."""
-    from sqlalchemy.engine import Engine
-
-    engines: list[Any] = [thing for thing in gc.get_objects() if isinstance(thing, Engine)]
-    for one in engines:
-        one.dispose()
+    event.listen(Engine, "engine_connect", note)
+    # MLflow would run all its migrations' files to learn the newest revision.
+    verify, utils._verify_schema = utils._verify_schema, lambda _engine: None
+    try:
+        handlers._get_tracking_store()
+        handlers._get_model_registry_store()
+    finally:
+        utils._verify_schema = verify
+        event.remove(Engine, "engine_connect", note)
+    return engines

@@ -193,11 +193,13 @@ def serve(settings: Settings, run_directory: Path, ready: int) -> int:
 
     app = application.build(settings, run_directory, os.environ)
     with schema.first_comes_first(settings.backend_store_uri):
-        mlflow_app.open_stores()
+        engines = mlflow_app.open_stores()
     if jobs_on:
         jobs.start_runner(settings)
     if settings.workers > 1:
-        mlflow_app.close_connections()
+        # No two processes may share a connection.
+        for engine in engines:
+            engine.dispose()
     settle()
     listener = listen(run_directory / SOCKET_NAME)
     if settings.workers > 1:

@@ -1,8 +1,9 @@
-"""Metrics are stored as MLflow stores them, in fewer statements."""
+"""Metrics are stored, and runs are read, as MLflow does it, in fewer statements."""
 
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,13 +12,23 @@ import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mlflow.entities import Metric, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from gatehouse import engine
-from gatehouse.metric_store import MetricStore
 from gatehouse.settings import parse_database
+from gatehouse.tracking_store import TrackingStore
 from tests.support import Postgres
 
 KEYS = st.sampled_from(["loss", "acc", "a/b", "ü", "z" * 250])
@@ -36,11 +47,11 @@ COLUMNS = "key, timestamp, step, value, is_nan"
 
 
 @pytest.fixture(scope="module")
-def stores(postgres: Postgres) -> Iterator[tuple[SqlAlchemyStore, MetricStore]]:
+def stores(postgres: Postgres) -> Iterator[tuple[SqlAlchemyStore, TrackingStore]]:
     """MLflow's store and ours, on one database."""
     uri = parse_database(postgres.create("metrics"))
     engine.register()
-    pair = SqlAlchemyStore(uri, "mlflow-artifacts:/"), MetricStore(engine.named(uri), "mlflow-artifacts:/")
+    pair = SqlAlchemyStore(uri, "mlflow-artifacts:/"), TrackingStore(engine.named(uri), "mlflow-artifacts:/")
     yield pair
     for store in pair:
         store.engine.dispose()
@@ -61,7 +72,7 @@ def rows(store: SqlAlchemyStore, table: str, run: str) -> list[tuple[Any, ...]]:
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=BATCHES)
 def test_what_is_stored_is_what_mlflow_stores(
-    stores: tuple[SqlAlchemyStore, MetricStore], batches: list[list[Metric]]
+    stores: tuple[SqlAlchemyStore, TrackingStore], batches: list[list[Metric]]
 ) -> None:
     runs = [(store, new_run(store)) for store in stores]
     for store, run in runs:
@@ -74,7 +85,7 @@ def test_what_is_stored_is_what_mlflow_stores(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(metrics=st.lists(METRICS, min_size=1, max_size=6))
-def test_one_metric_at_a_time_too(stores: tuple[SqlAlchemyStore, MetricStore], metrics: list[Metric]) -> None:
+def test_one_metric_at_a_time_too(stores: tuple[SqlAlchemyStore, TrackingStore], metrics: list[Metric]) -> None:
     runs = [(store, new_run(store)) for store in stores]
     for store, run in runs:
         for metric in metrics:
@@ -87,7 +98,7 @@ def test_answers_have_mlflows_order(postgres: Postgres) -> None:
     # PostgreSQL returns rows as they lie on the disk, where earlier runs have left gaps: each has a database of its own.
     stores = [
         kind(parse_database(postgres.create(f"order{kind.__name__.lower()}")), "mlflow-artifacts:/")
-        for kind in (SqlAlchemyStore, MetricStore)
+        for kind in (SqlAlchemyStore, TrackingStore)
     ]
 
     def batch(step: int, *keys: str) -> list[Metric]:
@@ -123,7 +134,7 @@ def log_second(store: SqlAlchemyStore, run: str, metric: Metric) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("log", [log_alone, log_second], ids=["alone", "second"])
 def test_a_metric_that_mlflow_refuses_is_refused_alike(
-    stores: tuple[SqlAlchemyStore, MetricStore], metric: Metric, log: Callable[[SqlAlchemyStore, str, Metric], None]
+    stores: tuple[SqlAlchemyStore, TrackingStore], metric: Metric, log: Callable[[SqlAlchemyStore, str, Metric], None]
 ) -> None:
     refusals = []
     for store in stores:
@@ -136,7 +147,7 @@ def test_a_metric_that_mlflow_refuses_is_refused_alike(
     assert refusals[0] == refusals[1]
 
 
-def test_a_run_that_is_gone_takes_no_metrics(stores: tuple[SqlAlchemyStore, MetricStore]) -> None:
+def test_a_run_that_is_gone_takes_no_metrics(stores: tuple[SqlAlchemyStore, TrackingStore]) -> None:
     said = []
     for store in stores:
         run = new_run(store)
@@ -148,7 +159,7 @@ def test_a_run_that_is_gone_takes_no_metrics(stores: tuple[SqlAlchemyStore, Metr
     assert said[:2] == said[2:]
 
 
-def test_batches_at_once_on_one_run_lose_nothing(stores: tuple[SqlAlchemyStore, MetricStore]) -> None:
+def test_batches_at_once_on_one_run_lose_nothing(stores: tuple[SqlAlchemyStore, TrackingStore]) -> None:
     _, store = stores
     run = new_run(store)
     keys = [f"metric {number}" for number in range(30)]
@@ -163,16 +174,50 @@ def test_batches_at_once_on_one_run_lose_nothing(stores: tuple[SqlAlchemyStore, 
     assert sorted(rows(store, "latest_metrics", run)) == sorted((key, 39, 39, 39.0, False) for key in keys)
 
 
-def test_the_server_has_this_store(stores: tuple[SqlAlchemyStore, MetricStore]) -> None:
+@pytest.mark.parametrize("datasets", [0, 2], ids="datasets={}".format)
+@pytest.mark.parametrize("inputs", [0, 2], ids="inputs={}".format)
+@pytest.mark.parametrize("outputs", [0, 2], ids="outputs={}".format)
+def test_a_run_is_read_with_all_that_it_is_linked_to(
+    stores: tuple[SqlAlchemyStore, TrackingStore], datasets: int, inputs: int, outputs: int
+) -> None:
+    theirs, ours = stores
+    run, another = new_run(theirs), new_run(theirs)
+    models = [theirs.create_logged_model("0", f"model{n}", another).model_id for n in range(4)]
+    theirs.log_batch(run, [Metric("loss", 1.0, 1, 1)], [Param("p", "1")], [RunTag("t", "1")])
+    found = [
+        DatasetInput(Dataset(f"data{n}", uuid.uuid4().hex[:8], "local", f"source {n}"), [InputTag("context", "train")])
+        for n in range(datasets)
+    ]
+    theirs.log_inputs(run, found, [LoggedModelInput(model) for model in models[:inputs]])
+    theirs.log_outputs(run, [LoggedModelOutput(model, 3) for model in models[2 : 2 + outputs]])
+    read = ours.get_run(run)
+    assert (len(read.inputs.dataset_inputs), len(read.inputs.model_inputs)) == (datasets, inputs)
+    assert len(read.outputs.model_outputs) == outputs
+    assert read.to_proto() == theirs.get_run(run).to_proto()
+    # The links of one run aren't another's.
+    assert ours.get_run(another).to_proto() == theirs.get_run(another).to_proto()
+
+
+@pytest.mark.parametrize("run", ["0" * 32, "", "' OR 1=1", "nul\0", "ü" * 40])
+def test_a_run_that_there_is_not_is_refused_alike(stores: tuple[SqlAlchemyStore, TrackingStore], run: str) -> None:
+    refusals = []
+    for store in stores:
+        with pytest.raises(MlflowException) as refusal:
+            store.get_run(run)
+        refusals.append((refusal.value.error_code, str(refusal.value)))
+    assert refusals[0] == refusals[1]
+
+
+def test_the_server_has_this_store(stores: tuple[SqlAlchemyStore, TrackingStore]) -> None:
     from mlflow.server import handlers
 
-    from gatehouse import metric_store
+    from gatehouse import tracking_store
 
     before = dict(handlers._tracking_store_registry._registry)
     try:
-        metric_store.register()
+        tracking_store.register()
         builder = handlers._tracking_store_registry.get_store_builder("postgresql+psycopg2://localhost/x")
-        assert builder is metric_store.open_store
+        assert builder is tracking_store.open_store
         assert handlers._tracking_store_registry.get_store_builder("sqlite:///x") is before["sqlite"]
     finally:
         handlers._tracking_store_registry._registry = before

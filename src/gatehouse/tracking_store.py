@@ -1,8 +1,8 @@
-"""MLflow's tracking store on PostgreSQL, with a batch of metrics written in three statements instead of two for each metric.
+"""MLflow's tracking store on PostgreSQL, with fewer statements for what is asked most: logging metrics, reading a run.
 
-A training loop logs metrics more than it does anything else, and MLflow writes them row by row through its object mapper:
-that was most of the time of such a request, in Python and in round trips. What is stored and answered is the same, in the same
-order; tests/gate/test_metric_store.py holds it against MLflow's own store. A store of one's own is a plug-in point of
+MLflow writes metrics row by row through its object mapper, and asks three times what a run is linked to, which few are: that was
+most of the time of such requests, in Python and in round trips. What is stored and answered is the same, in the same
+order; tests/gate/test_tracking_store.py holds it against MLflow's own store. A store of one's own is a plug-in point of
 MLflow's (``mlflow.tracking_store``). SQLite, where a statement costs no round trip, and MLflow's workspaces keep MLflow's.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlflow.entities import Run, RunInputs, RunOutputs
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.server import handlers
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -47,8 +48,30 @@ _REPLACE = text(
 )
 
 
-class MetricStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow has no types
-    """MLflow's store; ``_log_metrics_once`` is what log-metric and log-batch come to."""
+#: Which kinds of MLflow's table ``inputs`` are there for a run (``SqlAlchemyStore._get_run_inputs`` and its neighbours).
+_LINKS = text("""
+    SELECT EXISTS (SELECT FROM inputs WHERE destination_type = 'RUN' AND destination_id = :run) AS datasets,
+           EXISTS (SELECT FROM inputs WHERE source_type = 'RUN_INPUT' AND source_id = :run) AS model_inputs,
+           EXISTS (SELECT FROM inputs WHERE source_type = 'RUN_OUTPUT' AND source_id = :run) AS model_outputs
+""")
+
+
+class TrackingStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow has no types
+    """MLflow's store, but for two methods; ``_log_metrics_once`` is what log-metric and log-batch come to."""
+
+    def get_run(self, run_id: str) -> Run:
+        """Return a run with its data and what it is linked to.
+
+        Raises:
+            MlflowException: if there is none.
+        """
+        with self.ManagedSessionMaker() as session:
+            run = self._get_run(run_uuid=run_id, session=session, eager=True).to_mlflow_entity()
+            links = session.execute(_LINKS, {"run": run_id}).one()
+            datasets = self._get_run_inputs(run_uuids=[run_id], session=session)[0] if links.datasets else []
+            model_inputs = self._get_model_inputs(run_id, session) if links.model_inputs else []
+            model_outputs = self._get_model_outputs(run_id, session) if links.model_outputs else []
+            return Run(run.info, run.data, RunInputs(datasets, model_inputs), RunOutputs(model_outputs))
 
     def _log_metrics_once(self, run_id: str, metrics: Sequence[Metric]) -> None:
         rows: dict[Row, None] = {}
@@ -91,9 +114,9 @@ def columns(run_id: str, rows: Sequence[Row]) -> dict[str, Any]:
     return {"run": run_id, "keys": keys, "timestamps": timestamps, "steps": steps, "values": values, "nans": nans}
 
 
-def open_store(store_uri: str, artifact_uri: str) -> MetricStore:
+def open_store(store_uri: str, artifact_uri: str) -> TrackingStore:
     """Return the store; MLflow's registry names its arguments so."""
-    return MetricStore(store_uri, artifact_uri)
+    return TrackingStore(store_uri, artifact_uri)
 
 
 def register() -> None:
