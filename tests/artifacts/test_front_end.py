@@ -226,8 +226,11 @@ def test_the_listener_holds_next_to_nothing_of_them(site: Gate, run_id: str) -> 
 
 @pytest.mark.parametrize(
     ("way", "mib", "version"),
-    [("front end", 100, "1.1"), ("--http1.1", 40, "1.1"), ("--http2-prior-knowledge", 40, "2")],
-)
+    [
+        ("front end", 40, "1.1"), ("front end", 100, "1.1"), ("front end", 600, "1.1"),
+        ("--http1.1", 40, "1.1"), ("--http2-prior-knowledge", 40, "2"),
+    ],
+)  # fmt: skip
 def test_curl_sends_and_gets_through_the_front_end_and_by_either_protocol(
     site: Gate, files: dict[int, Path], tmp_path: Path, way: str, mib: int, version: str
 ) -> None:
@@ -241,8 +244,9 @@ def test_curl_sends_and_gets_through_the_front_end_and_by_either_protocol(
     copy.unlink()
 
 
-def test_a_browser_downloads_40_mib_from_the_ui(
-    site: Gate, files: dict[int, Path], run_id: str, tmp_path: Path
+@pytest.mark.parametrize("mib", [40, 100, 600])
+def test_a_browser_downloads_it_from_the_ui(
+    site: Gate, files: dict[int, Path], run_id: str, tmp_path: Path, mib: int
 ) -> None:
     with chromium(site) as browser:
         browser.sign_in("alice")
@@ -250,11 +254,12 @@ def test_a_browser_downloads_40_mib_from_the_ui(
         browser.driver.execute_cdp_cmd(
             "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
         )
-        browser.driver.get(f"{site.url}/#/experiments/0/runs/{run_id}/artifacts/40.bin")
+        browser.driver.get(f"{site.url}/#/experiments/0/runs/{run_id}/artifacts/{mib}.bin")
         browser.click(By.XPATH, "(//*[contains(@class, 'mlflow-artifact-right')]//button)[1]")
-        copy = tmp_path / "40.bin"
+        copy = tmp_path / f"{mib}.bin"
         wait_for(copy.exists, "the download", 60, lambda: browser.describe("the download"))
-    assert digest_of(copy) == digest_of(files[40])
+    assert digest_of(copy) == digest_of(files[mib])
+    copy.unlink()
 
 
 # --- Many at once, stopped half-way, stalled -----------------------------------------------------------------
