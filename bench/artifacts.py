@@ -58,14 +58,14 @@ def folder_size(folder: Path) -> int:
 
 def measure(setup: SetUp, token: str, log: Path) -> Iterator[tuple[str, float]]:
     """Measure a set-up with a local folder and with Cloud Storage's API (fake-gcs-server); yield (figure, value)."""
-    yield from measure_store(setup, "a folder", token, log)
-    environment = dict(setup.environment)
-    with google_server() as server:
-        setup.environment |= {**server.environment, "ARTIFACTS": server.destination}
-        try:
+    before = dict(setup.environment)
+    try:
+        yield from measure_store(setup, "a folder", token, log)
+        with google_server() as server:
+            setup.environment |= {**server.environment, "ARTIFACTS": server.destination}
             yield from measure_store(setup, "gs://", token, log)
-        finally:
-            setup.environment = environment
+    finally:
+        setup.environment = before
 
 
 def measure_store(setup: SetUp, store: str, token: str, log: Path) -> Iterator[tuple[str, float]]:

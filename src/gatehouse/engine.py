@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 from sqlalchemy.dialects import plugins
-from sqlalchemy.engine import URL, CreateEnginePlugin, Engine
+from sqlalchemy.engine import URL, CreateEnginePlugin, Engine, make_url
 from sqlalchemy.exc import InvalidatePoolError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def register() -> None:
 
 def named(uri: str) -> str:
     """Return a database's URL, with the plug-in's name if it is PostgreSQL's."""
-    if not uri.startswith("postgresql"):
+    url = make_url(uri)
+    if url.get_backend_name() != "postgresql":
         return uri
-    return f"{uri}{'&' if '?' in uri else '?'}plugin={NAME}"
+    return url.update_query_pairs([("plugin", NAME)], append=True).render_as_string(hide_password=False)

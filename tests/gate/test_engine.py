@@ -98,8 +98,21 @@ def test_the_updates_of_many_rows_go_together(database: str, with_the_plugin: bo
     made.dispose()
 
 
+@pytest.mark.parametrize(
+    ("uri", "password", "query"),
+    [
+        ("postgresql+psycopg2://u:p@h/d", "p", {}),
+        ("postgresql+psycopg2://u:a%3Fb%26c%40%2F%25@h/d", "a?b&c@/%", {}),
+        ("postgresql+psycopg2://u:a?b@h/d", "a?b", {}),
+        ("postgresql+psycopg2://u:p@/d?host=/cloudsql/p:r:i", "p", {"host": "/cloudsql/p:r:i"}),
+    ],
+)
+def test_the_rest_of_the_url_stays(uri: str, password: str, query: dict[str, str]) -> None:
+    url = sqlalchemy.make_url(engine.named(uri))
+    assert (url.username, url.password, url.database) == ("u", password, "d")
+    assert url.query == {**query, "plugin": engine.NAME}
+    assert sqlalchemy.make_url(uri).difference_update_query(["plugin"]) == url.difference_update_query(["plugin"])
+
+
 def test_other_databases_keep_sqlalchemys_ways() -> None:
     assert engine.named("sqlite:////x.db") == "sqlite:////x.db"
-    assert engine.named("postgresql+psycopg2://u:p@h/d") == "postgresql+psycopg2://u:p@h/d?plugin=gatehouse"
-    socket = "postgresql+psycopg2://u:p@/d?host=/cloudsql/p:r:i"
-    assert engine.named(socket) == f"{socket}&plugin=gatehouse"
