@@ -45,7 +45,7 @@ TIES: Mapping[str, str] = {
 }
 
 #: Memory that the proxy's collector may leave unused, and its share of the processors: each one more spins while it waits.
-#: Together they save a fifth of its processor time (docs/decisions/0012).
+#: Together they save a third of its processor time (docs/decisions/0012).
 GO_DEFAULTS: Mapping[str, str] = {
     "GOGC": "400",
     "GOMEMLIMIT": "128MiB",
