@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
 
 
+#: JSON bodies are read whole, as MLflow does itself; Cloud Run's own limit for HTTP/1 is as high.
+MAX_JSON_BYTES = 32 * 1024 * 1024
+
+
 class TooLarge(Exception):
     """The body is larger than this kind of request may be."""
 

@@ -25,6 +25,9 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gatehouse.body import MAX_JSON_BYTES, Disconnected, TooLarge, read_body
+from gatehouse.responses import error_response, send_all
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -108,20 +111,19 @@ class Dispatcher:
 
     async def call_flask(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run Flask's handler in a thread and send what it answers, chunk by chunk if it is a stream."""
-        chunks = []
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            chunks.append(message.get("body", b""))
-            more = message.get("more_body", False)
+        try:
+            body = await read_body(scope, receive, MAX_JSON_BYTES)
+        except TooLarge as error:
+            await send_all(send, error_response(413, "INVALID_PARAMETER_VALUE", str(error)))
+            return
+        except Disconnected:
+            return
         pool = self._slow if any(part in scope["path"] for part in SLOW_PATHS) else self._quick
         loop = asyncio.get_running_loop()
         # Flask's handlers see the context of the request, as they do on the long way.
         context = copy_context()
         answer = Answer()
-        environ = build_environ(scope, b"".join(chunks))
+        environ = build_environ(scope, body)
         async with self._handlers if pool is self._quick else contextlib.nullcontext():
             first, rest = await loop.run_in_executor(pool, context.run, answer.run, self.flask_app, environ)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})

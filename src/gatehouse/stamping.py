@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatehouse.access import ROUTE
 from gatehouse.audit import RECORD
-from gatehouse.body import Disconnected, TooLarge, read_body, replay, with_body
+from gatehouse.body import MAX_JSON_BYTES, Disconnected, TooLarge, read_body, replay, with_body
 from gatehouse.identity import IDENTITY
 from gatehouse.responses import error_response, send_all
 from gatehouse.routes import Access
@@ -39,8 +39,6 @@ CLAIMED_TAG = "gatehouse.claimed_user"
 #: Names of users that MLflow's gateway writes into traces, and its UI and budgets read.
 _AUTH_METADATA = ("mlflow.auth.username", "mlflow.auth.userId")
 
-#: JSON bodies are read whole, as MLflow does itself; Cloud Run's own limit is as high.
-MAX_JSON_BYTES = 32 * 1024 * 1024
 #: A larger body is parsed beside the event loop, not on it.
 _LARGE = 256 * 1024
 

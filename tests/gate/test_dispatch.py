@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.support import Gate
+
 #: (method, path with query, headers, body). "{run}" is the id of a run with 300 metrics and an artifact.
 REQUESTS: list[tuple[str, str, dict[str, str], object]] = [
     ("GET", "/version", {}, None),
@@ -168,3 +170,14 @@ def test_a_large_answer_is_sent_in_pieces(answers: list[dict[str, list[object]]]
     number = next(i for i, request in enumerate(REQUESTS) if "large.bin" in request[1])
     assert answers[number]["short"]
     assert int(str(answers[number]["ours"][3])) > 4
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
+def test_a_body_that_mlflow_would_read_whole_has_a_limit(gate: Gate, announced: bool) -> None:
+    """Whoever may only read, too, can send a body."""
+    body = b'{"filter": "' + bytes(33) * (1 << 20) + b'"}'
+    with gate.session("bob") as session:
+        url = f"{gate.url}/api/2.0/mlflow/runs/search"
+        answer = session.post(url, data=body if announced else iter([body]), timeout=60)
+        assert (answer.status_code, answer.json()["error_code"]) == (413, "INVALID_PARAMETER_VALUE")
+        assert session.post(url, json={"experiment_ids": ["0"]}, timeout=20).ok
