@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -243,3 +244,27 @@ def test_a_folder_of_more_than_a_page_is_listed_and_deleted_whole(server: Server
     store.delete("many")
     assert list(store.list("many")) == []
     assert list(store.list("many/sub")) == []
+
+
+class Seen(Exception):
+    """Ends a request before it is sent."""
+
+
+@pytest.mark.parametrize("endpoint", ["http://store.example", "https://store.example"])
+def test_the_digest_of_what_is_sent_is_signed(server: Server, environment: pytest.MonkeyPatch, endpoint: str) -> None:
+    """botocore leaves it out over HTTPS where another checksum goes with the bytes; here none does."""
+    environment.setenv("MLFLOW_S3_ENDPOINT_URL", endpoint)
+    store = S3Store(server.destination)
+    headers: dict[str, Any] = {}
+
+    def look(request: Any, **_: object) -> None:
+        headers.update(request.headers)
+        raise Seen
+
+    store._client.meta.events.register("before-send.s3.PutObject", look)
+    sink = store.create("model.bin", 5)
+    sink.write(b"bytes")
+    with pytest.raises(Seen):
+        sink.commit()
+    signed = headers["X-Amz-Content-SHA256"]
+    assert (signed.decode() if isinstance(signed, bytes) else signed) == hashlib.sha256(b"bytes").hexdigest()
