@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from gatehouse.audit import RECORD, query_objects, refuse_unaudited
-from gatehouse.body import Disconnected, TooLarge, declared_length, read_body, replay, with_body
+from gatehouse.body import Disconnected, TooLarge, declared_length, read_body, read_or_refuse, replay, with_body
 from gatehouse.identity import IDENTITY
 from gatehouse.policy import NEEDED, Role
 from gatehouse.responses import error_response, page, send_all, wants_page
@@ -55,12 +55,8 @@ class AccessLayer:
         policy = await self._policy.current()
         route = self._router.find(scope)
         if route.operation == GRAPHQL:
-            try:
-                body = await read_body(scope, receive, MAX_GRAPHQL_BYTES)
-            except TooLarge as error:
-                await send_all(send, error_response(413, "INVALID_PARAMETER_VALUE", str(error)))
-                return
-            except Disconnected:
+            body = await read_or_refuse(scope, receive, send, MAX_GRAPHQL_BYTES)
+            if body is None:
                 return
             route, scope, receive = _graphql_route(body), with_body(scope, body), replay(body, receive)
         record.route = route

@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl
 
 from gatehouse import paths, stores
 from gatehouse.access import ROUTE
-from gatehouse.body import Disconnected, TooLarge, declared_length, read_body, replay
+from gatehouse.body import Disconnected, declared_length, read_or_refuse, replay
 from gatehouse.responses import error_response, response, send_all
 from gatehouse.stores.base import PIECE, Damaged, NotFound, Stat, StoreError
 
@@ -243,13 +243,10 @@ class ArtifactLayer:
     async def _pass_on(self, operation: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Let MLflow see to it, which reads an upload of the UI whole before it looks at its size."""
         if operation == "serve_upload_artifact":
-            try:
-                receive = replay(await read_body(scope, receive, MAX_UI_UPLOAD), receive)
-            except TooLarge as error:
-                await send_all(send, error_response(400, "INVALID_PARAMETER_VALUE", str(error)))
+            body = await read_or_refuse(scope, receive, send, MAX_UI_UPLOAD, status=400)
+            if body is None:
                 return
-            except Disconnected:
-                return
+            receive = replay(body, receive)
         await self._app(scope, receive, send)
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gatehouse.responses import error_response, send_all
+
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope
+    from starlette.types import Message, Receive, Scope, Send
 
 
 #: JSON bodies are read whole, as MLflow does itself; Cloud Run's own limit for HTTP/1 is as high.
@@ -54,6 +56,17 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         chunks.append(chunk)
         more = message.get("more_body", False)
     return b"".join(chunks)
+
+
+async def read_or_refuse(scope: Scope, receive: Receive, send: Send, limit: int, status: int = 413) -> bytes | None:
+    """Return the whole body, or None if the request is over: it was too large, and has been told so, or the client is gone."""
+    try:
+        return await read_body(scope, receive, limit)
+    except TooLarge as error:
+        await send_all(send, error_response(status, "INVALID_PARAMETER_VALUE", str(error)))
+    except Disconnected:
+        pass
+    return None
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

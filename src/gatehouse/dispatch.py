@@ -25,8 +25,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.body import MAX_JSON_BYTES, Disconnected, TooLarge, read_body
-from gatehouse.responses import error_response, send_all
+from gatehouse.body import MAX_JSON_BYTES, read_or_refuse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -111,12 +110,8 @@ class Dispatcher:
 
     async def call_flask(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run Flask's handler in a thread and send what it answers, chunk by chunk if it is a stream."""
-        try:
-            body = await read_body(scope, receive, MAX_JSON_BYTES)
-        except TooLarge as error:
-            await send_all(send, error_response(413, "INVALID_PARAMETER_VALUE", str(error)))
-            return
-        except Disconnected:
+        body = await read_or_refuse(scope, receive, send, MAX_JSON_BYTES)
+        if body is None:
             return
         pool = self._slow if any(part in scope["path"] for part in SLOW_PATHS) else self._quick
         loop = asyncio.get_running_loop()
