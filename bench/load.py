@@ -69,7 +69,7 @@ class Requests:
         self.calls: dict[str, tuple[str, str, object]] = {
             "/version": ("GET", "/version", None),
             GET: ("GET", f"/api/2.0/mlflow/runs/get?run_id={run}", None),
-            BATCH: ("POST", "/api/2.0/mlflow/runs/log-batch", self._batches),
+            BATCH: ("POST", "/api/2.0/mlflow/runs/log-batch", None),  # each has a body of its own
             "metric history (1,000)": ("GET", history, None),
             "runs/search (1,000)": ("POST", "/api/2.0/mlflow/runs/search", search),
             "the UI's page": ("GET", "/", None),
@@ -90,7 +90,7 @@ class Requests:
         method, path, body = self.calls[call]
         fields = {"Content-Type": "application/json", **headers}
         target = {"method": method, "url": url + path, "header": {name: [value] for name, value in fields.items()}}
-        bodies = itertools.islice(self._batches, MOST_BATCHES_PER_S * seconds) if body is self._batches else [body]
+        bodies = itertools.islice(self._batches, MOST_BATCHES_PER_S * seconds) if call == BATCH else [body]
         for one in bodies:
             text = "" if one is None else base64.b64encode(json.dumps(one).encode()).decode()
             yield json.dumps({**target, "body": text}) + "\n"
@@ -104,21 +104,12 @@ class Requests:
             targets.flush()
             # Batches are read one by one, so that none is sent twice; any other call is sent again and again.
             lazy = ["-lazy"] if call == BATCH else []
-            attack: list[str | Path] = [
-                vegeta(),
-                "attack",
-                "-rate=0",
-                f"-duration={seconds}s",
-                "-format=json",
-                "-max-body=0",
-                *lazy,
-            ]
-            attack += [
-                f"-{name}={connections}" for name in ("workers", "max-workers", "connections", "max-connections")
-            ]
-            attack += [f"-targets={targets.name}", f"-output={results.name}", *options]
+            limits = [f"-{name}={connections}" for name in ("workers", "max-workers", "connections", "max-connections")]
+            files = [f"-targets={targets.name}", f"-output={results.name}"]
+            program, how = str(vegeta()), ["-rate=0", f"-duration={seconds}s", "-format=json", "-max-body=0"]
+            attack = [program, "attack", *how, *limits, *lazy, *files, *options]
             subprocess.run(attack, timeout=seconds + 60, check=True)
-            encode = [str(vegeta()), "encode", "-to", "csv", results.name]
+            encode = [program, "encode", "-to", "csv", results.name]
             text = subprocess.run(encode, capture_output=True, text=True, timeout=60, check=True).stdout
         return figures(text, seconds)
 

@@ -47,7 +47,8 @@ class FewerRoundTrips(CreateEnginePlugin):
 
         @event.listens_for(engine, "checkout")
         def _verify(connection: Any, entry: ConnectionPoolEntry, _fairy: object) -> None:
-            if time.monotonic() - entry.info.get(_RETURNED, time.monotonic()) < PING_AFTER_S:
+            returned = entry.info.get(_RETURNED)
+            if returned is None or time.monotonic() - returned < PING_AFTER_S:
                 return
             try:
                 engine.dialect.do_ping(connection)

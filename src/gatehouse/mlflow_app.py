@@ -22,9 +22,10 @@ from gatehouse.settings import Settings
 def environment(settings: Settings) -> dict[str, str]:
     """Return what MLflow's application reads; a public MLFLOW_* variable that is set already wins."""
     public_url = settings.public_url or ""
+    database = engine.named(settings.backend_store_uri)
     private = {
-        "_MLFLOW_SERVER_FILE_STORE": engine.named(settings.backend_store_uri),
-        "_MLFLOW_SERVER_REGISTRY_STORE": engine.named(settings.backend_store_uri),
+        "_MLFLOW_SERVER_FILE_STORE": database,
+        "_MLFLOW_SERVER_REGISTRY_STORE": database,
         "_MLFLOW_SGI_NAME": "uvicorn",
         "_MLFLOW_SERVER_BOOT_ID": os.urandom(16).hex(),
         # Only MLflow's job processes may rebuild custom scorers' code.

@@ -46,8 +46,6 @@ _REPLACE = text(
                 > (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)""",
     )
 )
-
-
 #: Which kinds of MLflow's table ``inputs`` are there for a run (``SqlAlchemyStore._get_run_inputs`` and its neighbours).
 _LINKS = text("""
     SELECT EXISTS (SELECT FROM inputs WHERE destination_type = 'RUN' AND destination_id = :run) AS datasets,
@@ -84,7 +82,7 @@ class TrackingStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow has no typ
             self._check_run_is_active(self._get_run(run_uuid=run_id, session=session))
             if not rows:
                 return
-            session.execute(_ADD, columns(run_id, list(rows)))
+            session.execute(_ADD, columns(run_id, rows))
             latest = most_recent(rows)
             known = session.execute(_LATEST, {"run": run_id, "keys": list(latest)}).all()
             # Known metrics as they are locked, then new ones as they were logged: MLflow's order, and so that of answers.
@@ -108,7 +106,7 @@ def most_recent(rows: Iterable[Row]) -> dict[str, Row]:
     return latest
 
 
-def columns(run_id: str, rows: Sequence[Row]) -> dict[str, Any]:
+def columns(run_id: str, rows: Iterable[Row]) -> dict[str, Any]:
     """Return rows as the parameters of an INSERT: a list for each column."""
     keys, timestamps, steps, values, nans = map(list, zip(*rows, strict=True))
     return {"run": run_id, "keys": keys, "timestamps": timestamps, "steps": steps, "values": values, "nans": nans}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.entities import (
     Dataset,
@@ -69,7 +69,7 @@ def rows(store: SqlAlchemyStore, table: str, run: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in connection.execute(statement, {"run": run})]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None)
 @given(batches=BATCHES)
 def test_what_is_stored_is_what_mlflow_stores(
     stores: tuple[SqlAlchemyStore, TrackingStore], batches: list[list[Metric]]
@@ -83,7 +83,7 @@ def test_what_is_stored_is_what_mlflow_stores(
         assert ours == theirs
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 @given(metrics=st.lists(METRICS, min_size=1, max_size=6))
 def test_one_metric_at_a_time_too(stores: tuple[SqlAlchemyStore, TrackingStore], metrics: list[Metric]) -> None:
     runs = [(store, new_run(store)) for store in stores]
