@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bench import artifacts, containers, layers, load, report, scale, scenarios
 from bench.setups import SetUp, gatehouse, plain
-from gatehouse.settings import parse_database
+from gatehouse.start.settings import parse_database
 from local.proxy_binary import ROOT
 from tests.support import Postgres, Provider
 

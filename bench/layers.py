@@ -40,17 +40,17 @@ SERVER = """
 import os, sys
 from pathlib import Path
 import uvicorn
-from gatehouse import mlflow_app
-from gatehouse.settings import load
+from gatehouse.upstream import application as mlflow_app
+from gatehouse.start.settings import load
 
 folder, layered = Path(sys.argv[1]), sys.argv[2] == "with"
 settings = load(os.environ)
 mlflow_app.configure(settings)
 if layered:
-    from gatehouse import application
+    from gatehouse.start import application
     app = application.build(settings, folder, os.environ)
 else:
-    from gatehouse.dispatch import Dispatcher
+    from gatehouse.pipeline.dispatch import Dispatcher
     app = Dispatcher(mlflow_app.load(), mlflow_app.load_flask())
 mlflow_app.open_stores()
 uvicorn.run(app, uds=str(folder / "socket"), log_config=None, access_log=False, proxy_headers=False, server_header=False)
@@ -61,8 +61,9 @@ START_LIMIT_S = 60
 ALONE = """
 import asyncio, json, os, sys, time
 from pathlib import Path
-from gatehouse import application, mlflow_app
-from gatehouse.settings import load
+from gatehouse.start import application
+from gatehouse.upstream import application as mlflow_app
+from gatehouse.start.settings import load
 
 folder, headers = Path(sys.argv[1]), [tuple(part.encode() for part in pair) for pair in json.loads(sys.argv[2])]
 settings = load(os.environ)

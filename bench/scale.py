@@ -27,7 +27,7 @@ from rich.table import Table
 from bench.load import BUSY, seed
 from bench.setups import SetUp, gatehouse
 from deploy.config import POOL_OVERFLOW, POOL_SIZE
-from gatehouse.settings import parse_database
+from gatehouse.start.settings import parse_database
 from local.proxy_binary import ROOT
 from tests.balancer import balanced
 from tests.support import Postgres, Provider, free_port

@@ -165,7 +165,7 @@ class Config:
 
 
 #: Connections of one pool: those that are kept, and those beyond. MLflow's log-batch holds two at a time, so a worker needs one more
-#: than it has threads for such calls (gatehouse.dispatch.QUICK_THREADS), or they all wait for each other. An overflow of 0 reads as unset.
+#: than it has threads for such calls (gatehouse.pipeline.dispatch.QUICK_THREADS), or they all wait for each other. An overflow of 0 reads as unset.
 POOL_SIZE, POOL_OVERFLOW = 4, 1
 RESERVED = 3
 

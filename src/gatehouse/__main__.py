@@ -2,6 +2,6 @@
 
 import sys
 
-from gatehouse.cli import main
+from gatehouse.commands.cli import main
 
 sys.exit(main())

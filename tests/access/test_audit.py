@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.audit import MAX_LINE, AuditError, AuditLayer, AuditLog, Record, fit
-from gatehouse.identity import Identity
-from gatehouse.policy import Role
-from gatehouse.routes import Access, Route
+from gatehouse.operations.classes import Access
+from gatehouse.operations.router import Route
+from gatehouse.pipeline.audit import MAX_LINE, AuditError, AuditLayer, AuditLog, Record, fit
+from gatehouse.policy.identity import Identity
+from gatehouse.policy.roles import Role
 from tests.access.conftest import POLICY, QUIET, Client, audit_lines, line_of
 from tests.support import Gate, Provider, wait_for
 
@@ -187,7 +188,7 @@ def test_a_reader_that_went_away_is_noticed_before_a_write(pipe: tuple[int, int]
 def test_a_reader_that_stalls_is_noticed_and_forgiven_when_it_reads_on(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gatehouse.audit.PATIENCE", 0.05)
+    monkeypatch.setattr("gatehouse.pipeline.audit.PATIENCE", 0.05)
     read, write = pipe
     os.set_blocking(write, False)
     filled = 0

@@ -16,7 +16,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gatehouse.routes import GRAPHQL, GRAPHQL_FIELDS, OPERATIONS, Access
+from gatehouse.operations.classes import Access
+from gatehouse.operations.table import GRAPHQL, GRAPHQL_FIELDS, OPERATIONS
 from tests.access.conftest import Snapshot
 from tests.access.test_identity import proof, socket_folder
 from tests.access.test_roles import ASKS_THE_INTERNET

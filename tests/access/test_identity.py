@@ -260,8 +260,8 @@ def test_a_method_override_header_turns_no_read_into_a_write(carol: Client, over
 def test_mlflow_sees_neither_credentials_nor_the_proof(tmp_path: Path) -> None:
     script = """
 import asyncio, json, sys
-from gatehouse.audit import RECORD, Record
-from gatehouse.identity import IdentityLayer
+from gatehouse.pipeline.audit import RECORD, Record
+from gatehouse.pipeline.identity import IdentityLayer
 import base64
 async def echo(scope, receive, send):
     print(json.dumps([[n.decode(), v.decode()] for n, v in scope["headers"]]))

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.exit_codes import Exit
-from gatehouse.identity import Identity
-from gatehouse.policy import OPEN_TO_EDITORS, Policy, PolicyError, Role, parse
-from gatehouse.routes import Access
+from gatehouse.operations.classes import Access
+from gatehouse.policy.identity import Identity
+from gatehouse.policy.reader import PolicyError, parse
+from gatehouse.policy.roles import OPEN_TO_EDITORS, Policy, Role
 from local.proxy_binary import ROOT
 from tests.access.conftest import QUIET, Client
 from tests.support import wait_for

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gatehouse.routes import GRAPHQL, OPERATIONS, Access
+from gatehouse.operations.classes import Access
+from gatehouse.operations.table import GRAPHQL, OPERATIONS
 from tests.access.conftest import Client, Snapshot, line_of
 from tests.access.test_routes import REGISTERED
 from tests.support import Gate

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatehouse import routes
-from gatehouse.routes import Access, Router
+from gatehouse.operations import graphql, router, table
+from gatehouse.operations.classes import Access
+from gatehouse.operations.router import Router
 
 
 def load_mlflow() -> tuple[Any, Any]:
@@ -54,14 +55,14 @@ def served_by_mlflow(method: str, path: str) -> str | None:
 
 
 def test_every_operation_of_the_installed_mlflow_is_classified_and_nothing_else_is() -> None:
-    names = {operation for _, _, operation in REGISTERED} - {routes.GRAPHQL}
+    names = {operation for _, _, operation in REGISTERED} - {table.GRAPHQL}
     assert len(names) > 200
-    assert sorted(names - set(routes.OPERATIONS)) == [], "classify these in gatehouse/routes.py"
-    assert sorted(set(routes.OPERATIONS) - names) == [], "MLflow has these no more"
+    assert sorted(names - set(table.OPERATIONS)) == [], "classify these in gatehouse/operations/table.py"
+    assert sorted(set(table.OPERATIONS) - names) == [], "MLflow has these no more"
 
 
 def test_no_operation_has_two_classes() -> None:
-    listed = " ".join((routes._READ, routes._WRITE, routes._ADMIN, routes._CLOSED)).split()
+    listed = " ".join((table._READ, table._WRITE, table._ADMIN, table._CLOSED)).split()
     assert sorted(listed) == sorted(set(listed))
 
 
@@ -72,12 +73,12 @@ def test_every_field_of_the_graphql_schema_is_classified_and_nothing_else_is() -
     assert graphql.subscription_type is None
     fields = {f"query.{name}" for name in graphql.query_type.fields}
     fields |= {f"mutation.{name}" for name in graphql.mutation_type.fields}
-    classified = {name for name in routes.GRAPHQL_FIELDS if not name.partition(".")[2].startswith("__")}
+    classified = {name for name in table.GRAPHQL_FIELDS if not name.partition(".")[2].startswith("__")}
     assert classified == fields
 
 
 def test_an_operation_that_is_not_in_the_table_is_for_admins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "OPERATIONS", {})
+    monkeypatch.setattr("gatehouse.operations.router.OPERATIONS", {})
     assert Router(APP, FLASK).find(scope("GET", "/api/2.0/mlflow/runs/get")).access is Access.ADMIN
     assert Router(APP, FLASK).find(scope("POST", "/v1/traces")).access is Access.ADMIN
 
@@ -100,7 +101,7 @@ def test_an_operation_that_is_not_in_the_table_is_for_admins(monkeypatch: pytest
     ],
 )
 def test_a_graphql_document_is_as_dangerous_as_its_worst_field(query: object, access: Access) -> None:
-    assert routes.graphql_access(query)[0] is access
+    assert graphql.graphql_access(query)[0] is access
 
 
 def fill(path: str) -> str:
@@ -135,7 +136,7 @@ def test_the_router_finds_what_mlflow_serves_for_each_spelling_of_each_route(met
             spelled = spell(path)
             served = served_by_mlflow(method, spelled)
             found = ROUTER.find(scope(method, spelled)).operation
-            if found != (routes._operation(served) if served else None):
+            if found != (router._operation(served) if served else None):
                 wrong.append((method, spelled, served, found))
     assert not wrong
 
@@ -158,7 +159,7 @@ def test_the_router_finds_what_mlflow_serves_for_any_path(method: str, parts: li
     except UnicodeEncodeError:
         return  # no server hands on such a path
     served = served_by_mlflow(method, path)
-    assert ROUTER.find(scope(method, path)).operation == (routes._operation(served) if served else None)
+    assert ROUTER.find(scope(method, path)).operation == (router._operation(served) if served else None)
 
 
 def test_a_client_cannot_make_the_router_remember_more_and_more() -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatehouse.stamping import CLAIMED_TAG, STAMPS, USER_TAG, Refused
+from gatehouse.stamping.layer import CLAIMED_TAG, STAMPS, USER_TAG, Refused
 from tests.access.conftest import Client, line_of
 from tests.support import Gate, Postgres
 
@@ -80,7 +80,7 @@ def test_every_request_of_mlflow_that_names_a_person_is_stamped() -> None:
         operation = OPERATION_OF.get(message) or re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", message).lower()
         if message not in NOT_AUTHORS and operation not in STAMPS:
             unstamped.append((message, field, operation))
-    assert not unstamped, "add these to STAMPS in gatehouse/stamping.py"
+    assert not unstamped, "add these to STAMPS in gatehouse/stamping/layer.py"
 
 
 CLAIMS: dict[str, dict[str, Any]] = {

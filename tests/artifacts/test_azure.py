@@ -17,8 +17,8 @@ import pytest
 import requests
 from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
 
-from gatehouse.stores.azure import BLOCK, AzureStore
-from gatehouse.stores.base import CannotSign, Denied, StoreError
+from gatehouse.artifacts.stores.azure import BLOCK, AzureStore
+from gatehouse.artifacts.stores.base import CannotSign, Denied, StoreError
 from tests.artifacts.object_stores import ACCOUNT, BUCKET, Server, azure_server
 
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
@@ -235,7 +235,7 @@ def test_a_managed_identity_signs_in_its_own_name(guarded: Server, certificate: 
 
 
 def test_an_identity_that_the_platform_refuses_is_said(guarded: Server, with_identity: pytest.MonkeyPatch) -> None:
-    with_identity.setattr("gatehouse.stores.azure.RETRIES", 0)
+    with_identity.setattr("gatehouse.artifacts.stores.azure.RETRIES", 0)
     with_identity.setenv("IDENTITY_HEADER", "wrong")
     with pytest.raises(Denied, match="no Azure credentials that can be used"):
         AzureStore(guarded.destination).check()

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from gatehouse.paths import BadPath, check
+from gatehouse.artifacts.paths import BadPath, check
 from tests.artifacts.conftest import ARTIFACTS, Stored
 
 NO_RUN = "0" * 32

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from gatehouse import gc
+from gatehouse.artifacts.stores.local import UPLOADS
+from gatehouse.database import gc
 from gatehouse.exit_codes import Exit
-from gatehouse.stores.local import UPLOADS
 from tests.support import Gate, Postgres, Provider, running
 
 DATABASE = "garbage"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gatehouse.artifacts.stores import open_store
+from gatehouse.artifacts.stores.base import Damaged, Denied, Store, StoreError
 from gatehouse.exit_codes import Exit
-from gatehouse.stores import open_store
-from gatehouse.stores.base import Damaged, Denied, Store, StoreError
 from tests.artifacts.wire import Wire
 from tests.support import Gate, free_port, wait_for
 
@@ -112,7 +112,7 @@ def test_a_download_that_was_damaged_never_looks_complete(wire: Wire) -> None:
 
 def test_a_store_that_cannot_be_reached_is_said_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr("gatehouse.stores.google.RETRY_S", 0.5)
+    monkeypatch.setattr("gatehouse.artifacts.stores.google.RETRY_S", 0.5)
     to = open_store("gs://artifacts/mlflow")
     with pytest.raises(StoreError, match="can't be reached") as raised:
         to.stat("a")

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from gatehouse.artifacts import TRANSFERS
+from gatehouse.artifacts.layer import TRANSFERS
+from gatehouse.artifacts.stores import open_store
 from gatehouse.exit_codes import Exit
-from gatehouse.stores import open_store
 from tests.artifacts.conftest import ARTIFACTS, Stored, files_below
 from tests.artifacts.google_server import GoogleServer
 from tests.support import Gate, Provider, missing, running, wait_for

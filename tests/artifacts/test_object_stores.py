@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import requests
 
-from gatehouse.stores.azure import BLOCK, MOST_BLOCKS, AzureStore
-from gatehouse.stores.base import Damaged, Denied, Entry, Full, NotFound, Store, StoreError
-from gatehouse.stores.parts import LARGEST_PART, MIB, part_sizes
-from gatehouse.stores.s3 import MOST_PARTS, PART, S3Store
+from gatehouse.artifacts.stores.azure import BLOCK, MOST_BLOCKS, AzureStore
+from gatehouse.artifacts.stores.base import Damaged, Denied, Entry, Full, NotFound, Store, StoreError
+from gatehouse.artifacts.stores.parts import LARGEST_PART, MIB, part_sizes
+from gatehouse.artifacts.stores.s3 import MOST_PARTS, PART, S3Store
 from tests.artifacts.object_stores import Meddler, Server, azure_server, s3_server
 
 KINDS: dict[str, Any] = {"s3": s3_server, "azure": azure_server}
@@ -247,7 +247,7 @@ def test_two_uploads_to_one_name_never_mix(store: Store) -> None:
 #: Uploads without an end, and says so once something is at the store.
 ENDLESS = """
 import sys
-from gatehouse.stores.{module} import {store}
+from gatehouse.artifacts.stores.{module} import {store}
 sink = {store}(sys.argv[1]).create("killed/model.bin")
 while True:
     sink.write(bytes(1 << 20))
@@ -323,8 +323,8 @@ def test_a_store_that_is_down_is_named_and_works_again_when_it_is_back(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Pauses between attempts are the library's; their number is what takes the time.
-    monkeypatch.setattr("gatehouse.stores.s3.ATTEMPTS", 2)
-    monkeypatch.setattr("gatehouse.stores.azure.RETRIES", 0)
+    monkeypatch.setattr("gatehouse.artifacts.stores.s3.ATTEMPTS", 2)
+    monkeypatch.setattr("gatehouse.artifacts.stores.azure.RETRIES", 0)
     store: Store = STORES[place.kind](place.server.destination)
     sink = store.create("outage/lost.bin")
     sink.write(b"y")

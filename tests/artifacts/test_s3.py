@@ -15,8 +15,8 @@ from typing import Any
 import botocore.session
 import pytest
 
-from gatehouse.stores.base import Denied, StoreError
-from gatehouse.stores.s3 import PART, S3Store
+from gatehouse.artifacts.stores.base import Denied, StoreError
+from gatehouse.artifacts.stores.s3 import PART, S3Store
 from local.proxy_binary import ROOT
 from tests.artifacts.object_stores import BUCKET, Server, s3_server, versitygw
 

@@ -17,9 +17,9 @@ from google.cloud.storage._signing import generate_signed_url_v4
 from google.oauth2 import credentials as persons
 from google.oauth2 import service_account
 
-from gatehouse.stores import google_signing
-from gatehouse.stores.base import CannotSign, NotFound, SignedUrl
-from gatehouse.stores.google_signing import BadUpload, GoogleSigning
+from gatehouse.artifacts.stores import google_signing
+from gatehouse.artifacts.stores.base import CannotSign, NotFound, SignedUrl
+from gatehouse.artifacts.stores.google_signing import BadUpload, GoogleSigning
 from tests.artifacts.signed_bucket import BUCKET, MIN_PART, SignedBucket, signed_google
 from tests.client.googleapis import ACCOUNT, Google, service_account_key
 from tests.support import wait_for

@@ -6,8 +6,9 @@ import pytest
 import requests
 import tomllib
 
-from gatehouse import discovery, proxy_config
 from gatehouse.client.server import OFFERED_SETTINGS, Server
+from gatehouse.pipeline import discovery
+from gatehouse.start import proxy_config
 from local.proxy_binary import ROOT
 from local.run import CLIENT_ID
 from tests.client.conftest import AUDIENCES

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from gatehouse.cli import COMMANDS
 from gatehouse.client import errors
 from gatehouse.client.sources import DECIDING, SOURCES
+from gatehouse.commands.cli import COMMANDS
 from local.proxy_binary import ROOT
 
 DOCS = (ROOT / "docs" / "clients.md").read_text()

@@ -84,7 +84,7 @@ def test_leaves_pandas_for_its_first_use(docker_client: Any) -> None:
 
 @pytest.mark.parametrize(("cpus", "expected"), [(1.0, 1), (0.5, 1), (1.6, 2)])
 def test_counts_the_cpus_that_its_quota_allows(docker_client: Any, cpus: float, expected: int) -> None:
-    command = ["-c", "from gatehouse.settings import available_cpus; print(available_cpus())"]
+    command = ["-c", "from gatehouse.start.settings import available_cpus; print(available_cpus())"]
     output = docker_client.containers.run(
         GATEHOUSE, command, entrypoint="python", nano_cpus=int(cpus * 1e9), remove=True, network_mode="none"
     )

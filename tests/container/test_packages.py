@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import requests
 
-from gatehouse.routes import OPERATIONS, Access
+from gatehouse.operations.classes import Access
+from gatehouse.operations.table import OPERATIONS
 from local.proxy_binary import ROOT
 from tests.access.test_roles import ASKS_THE_INTERNET
 from tests.access.test_routes import REGISTERED, fill

@@ -7,7 +7,7 @@ import pytest
 from bench import capacity
 from deploy import cost
 from deploy.config import POOL_OVERFLOW, POOL_SIZE
-from gatehouse.dispatch import QUICK_THREADS
+from gatehouse.pipeline.dispatch import QUICK_THREADS
 
 PAGE = capacity.PAGE.read_text(encoding="utf-8")
 FIGURES = capacity.figures(PAGE)

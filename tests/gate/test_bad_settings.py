@@ -273,7 +273,7 @@ def test_a_full_disk_is_named(make_gate: Callable[..., Gate], tmp_path: Path) ->
     ids=lambda settings: settings["OAUTH2_PROXY_PROVIDER"] or "default",
 )
 def test_the_settings_of_each_provider_are_accepted(tmp_path: Path, settings: dict[str, str]) -> None:
-    from gatehouse.prepare import prepare
+    from gatehouse.start.prepare import prepare
     from local.proxy_binary import ROOT, find_or_build
 
     port = free_port()

@@ -61,7 +61,7 @@ os.environ.update(json.loads(sys.argv[1]))
 from mlflow.server.fastapi_app import app as fastapi_app
 from mlflow.server import app as flask_app, handlers
 from mlflow.entities import Metric
-from gatehouse.dispatch import Dispatcher
+from gatehouse.pipeline.dispatch import Dispatcher
 
 store = handlers._get_tracking_store()
 run = store.create_run("0", "user", 1, [], "run").info.run_id

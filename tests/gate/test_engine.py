@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy
 from sqlalchemy.engine import Engine
 
-from gatehouse import engine
-from gatehouse.settings import parse_database
+from gatehouse.database import engine
+from gatehouse.start.settings import parse_database
 from tests.support import Postgres
 
 

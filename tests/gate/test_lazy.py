@@ -9,7 +9,7 @@ import pytest
 
 LOAD_MLFLOW = """
 import gc, os, sys, threading, warnings
-from gatehouse import lazy
+from gatehouse.upstream import lazy
 warnings.simplefilter("ignore")
 lazy.install()
 import mlflow.server.fastapi_app

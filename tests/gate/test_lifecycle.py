@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from gatehouse.database.schema import LOCK_KEY
 from gatehouse.exit_codes import Exit
-from gatehouse.schema import LOCK_KEY
 from local.proxy_binary import ROOT
 from tests.support import Gate, Postgres, free_port, wait_for
 

@@ -10,8 +10,9 @@ import tomllib
 from mlflow.server import constants, handlers
 from mlflow.store.db import utils
 
-from gatehouse import mlflow_app, schema
-from gatehouse.settings import load
+from gatehouse.database import schema
+from gatehouse.start.settings import load
+from gatehouse.upstream import application as mlflow_app
 from local.proxy_binary import ROOT
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gatehouse.exit_codes import Exit
-from gatehouse.settings import TABLE
+from gatehouse.start.settings import TABLE
 from local.proxy_binary import ROOT
 
 README = (ROOT / "README.md").read_text()

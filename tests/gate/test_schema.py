@@ -15,9 +15,9 @@ import sqlalchemy
 from alembic.migration import MigrationContext
 from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
-from gatehouse import schema
+from gatehouse.database import schema
 from gatehouse.exit_codes import Exit
-from gatehouse.settings import parse_database
+from gatehouse.start.settings import parse_database
 from tests.support import Gate, Postgres, wait_for
 
 

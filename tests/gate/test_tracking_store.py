@@ -26,9 +26,9 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from gatehouse import engine
-from gatehouse.settings import parse_database
-from gatehouse.tracking_store import TrackingStore
+from gatehouse.database import engine
+from gatehouse.database.metrics import TrackingStore
+from gatehouse.start.settings import parse_database
 from tests.support import Postgres
 
 KEYS = st.sampled_from(["loss", "acc", "a/b", "ü", "z" * 250])
@@ -211,7 +211,7 @@ def test_a_run_that_there_is_not_is_refused_alike(stores: tuple[SqlAlchemyStore,
 def test_the_server_has_this_store(stores: tuple[SqlAlchemyStore, TrackingStore]) -> None:
     from mlflow.server import handlers
 
-    from gatehouse import tracking_store
+    from gatehouse.database import metrics as tracking_store
 
     before = dict(handlers._tracking_store_registry._registry)
     try:

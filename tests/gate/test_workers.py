@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gatehouse.settings import MOST_AUTOMATIC_WORKERS, load
+from gatehouse.start.settings import MOST_AUTOMATIC_WORKERS, load
 
 POSTGRESQL = "postgresql://u:p@h/d"
 REST = {"ARTIFACTS_DESTINATION": "gs://b", "PUBLIC_URL": "https://mlflow.example.com"}
@@ -18,7 +18,7 @@ REST = {"ARTIFACTS_DESTINATION": "gs://b", "PUBLIC_URL": "https://mlflow.example
 def test_one_worker_for_each_cpu_that_this_process_may_use(named: dict[str, str]) -> None:
     code = f"""
 import os
-from gatehouse.settings import load
+from gatehouse.start.settings import load
 settings = { ({**REST, **named, "BACKEND_STORE_URI": POSTGRESQL})!r}
 everywhere = load(settings).workers
 os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})

@@ -1,0 +1,1 @@
+"""The `gatehouse` command line: each subcommand is imported only when it is asked for. Nothing imports this room."""

@@ -1,0 +1,55 @@
+"""The ``gatehouse`` command: a table of subcommands, each imported only when it is asked for.
+
+The light client installs this module too, so nothing of the server may be imported here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from gatehouse.exit_codes import Exit
+
+#: subcommand → (module, what it does). Each module has ``main(argv: list[str]) -> int``.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("gatehouse.start.server", "run MLflow on its private socket (start.sh calls this)"),
+    "prepare": ("gatehouse.start.prepare", "check all settings and render the proxy's (start.sh calls this)"),
+    "migrate": ("gatehouse.database.migrate", "upgrade the database's schema to the installed MLflow's"),
+    "gc": ("gatehouse.database.gc", "remove for good what was deleted long ago, with its artifacts"),
+    "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),
+    "health": ("gatehouse.commands.health", "exit with 0 if the gate and MLflow behind it answer"),
+    "login": ("gatehouse.client.commands.login", "sign in to a tracking server, once for this machine"),
+    "logout": ("gatehouse.client.commands.logout", "forget that sign-in"),
+    "token": ("gatehouse.client.commands.token", "print an identity token, for curl"),
+    "whoami": ("gatehouse.client.commands.whoami", "show the identity that the server sees"),
+}
+
+
+def usage() -> str:
+    """Return the help text: one line per subcommand."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {help_text}" for name, (_, help_text) in COMMANDS.items()]
+    return "usage: gatehouse COMMAND [OPTION ...]\n\n" + "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(usage())
+        return Exit.OK if arguments else Exit.USAGE
+    name, *rest = arguments
+    if name in {"-V", "--version"}:
+        from gatehouse import __version__
+
+        print(f"gatehouse {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"gatehouse: error: no such command: {name}\n\n{usage()}", file=sys.stderr)
+        return Exit.USAGE
+    module = importlib.import_module(COMMANDS[name][0])
+    return int(module.main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The short way to MLflow's Flask routes: one thread hop, and nothing that would answer the same without it.
+
+MLflow serves most routes by its Flask application, mounted below its FastAPI application. On that way a request passes
+seven layers and three thread hops that do nothing for it: about half of its CPU time. This dispatcher calls the Flask
+application directly when every one of these layers would leave the request alone, and hands everything else
+to the FastAPI application, unchanged:
+
+* host: MLflow's host check lets it pass (HostValidationMiddleware);
+* CORS: it has no ``Origin`` header and isn't an OPTIONS request (CORSMiddleware, CORSBlockingMiddleware);
+* workspace: it has no workspace header and workspaces are off (workspace_context_middleware);
+* the path is none of FastAPI's own routes (traces, jobs, gateway, artifacts, MCP, server-info).
+
+tests/gate/test_dispatch.py compares the answers of both ways, byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gatehouse.pipeline.body import MAX_JSON_BYTES, read_or_refuse
+from gatehouse.upstream.routing import build_environ, native_paths
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+#: Handlers at once in a worker that is alone. More cost throughput, for they wait for the interpreter's lock; fewer leave
+#: the processor idle while they wait for a distant database, and let one slow query hold up all.
+QUICK_THREADS = 4
+#: Where several workers share the processors, each needs fewer; two, so that a slow query still has somebody beside it.
+LEAST_QUICK_THREADS = 2
+#: Handlers at once that move bytes or wait for other servers. They never hold up the quick ones.
+SLOW_THREADS = 16
+#: Flask's routes that move artifacts or call other servers (mlflow/server/__init__.py).
+SLOW_PATHS = ("artifact", "gateway-proxy", "promptlab", "invoke", "demo")
+
+#: FastAPI's one route whose handler takes, like Flask's quick ones, a second database connection while it holds the first.
+OTLP_PATH = "/v1/traces"
+
+WORKSPACE_HEADER = b"x-mlflow-workspace"
+
+
+class Dispatcher:
+    """ASGI application: MLflow's, with the short way to its Flask routes.
+
+    ``fastapi_app`` is ``mlflow.server.fastapi_app.app`` and ``flask_app`` is ``mlflow.server.app``; ``workers`` is the number of
+    processes that serve beside each other.
+    """
+
+    def __init__(self, fastapi_app: Any, flask_app: Any, workers: int = 1) -> None:
+        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES, MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE
+        from mlflow.server.fastapi_security import get_allowed_hosts
+        from mlflow.server.security_utils import is_allowed_host_header
+
+        self.fastapi_app: ASGIApp = fastapi_app
+        self.flask_app = flask_app
+        self._native = native_paths(fastapi_app)
+        allowed: list[str] = get_allowed_hosts()
+        self._host_passes = partial(is_allowed_host_header, allowed)
+        self._hosts: dict[bytes, bool] = {}
+        # Workspaces, and security switched off, change what the layers do: then none is skipped.
+        self._usable = not MLFLOW_ENABLE_WORKSPACES.get() and MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE.get() != "true"
+        threads = max(LEAST_QUICK_THREADS, QUICK_THREADS // workers)
+        self._quick = ThreadPoolExecutor(threads, "quick")
+        # One limit for all that can wait for a second connection: a pool with one connection more never stands still.
+        self._handlers = asyncio.Semaphore(threads)
+        self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == OTLP_PATH:
+            # Its body has been read already (StampingLayer), so no slow sender keeps the others out.
+            async with self._handlers:
+                await self.fastapi_app(scope, receive, send)
+        elif scope["type"] == "http" and self._usable and self.is_plain(scope):
+            await self.call_flask(scope, receive, send)
+        else:
+            await self.fastapi_app(scope, receive, send)
+
+    def is_plain(self, scope: Scope) -> bool:
+        """Tell whether all of FastAPI's layers would pass this request on to Flask unchanged."""
+        if scope["method"] == "OPTIONS":
+            return False
+        host = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                if host is not None:
+                    return False
+                host = value
+            elif name in {b"origin", WORKSPACE_HEADER}:
+                return False
+        return host is not None and self.is_allowed(host) and not self._native.match(scope["path"])
+
+    def is_allowed(self, host: bytes) -> bool:
+        """Tell whether MLflow's host check passes this Host header; few are ever seen, and the rest isn't remembered."""
+        known = self._hosts.get(host)
+        if known is None:
+            try:
+                known = self._host_passes(host.decode())
+            except UnicodeDecodeError:
+                known = False
+            if len(self._hosts) < 64:
+                self._hosts[host] = known
+        return known
+
+    async def call_flask(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run Flask's handler in a thread and send what it answers, chunk by chunk if it is a stream."""
+        body = await read_or_refuse(scope, receive, send, MAX_JSON_BYTES)
+        if body is None:
+            return
+        pool = self._slow if any(part in scope["path"] for part in SLOW_PATHS) else self._quick
+        loop = asyncio.get_running_loop()
+        # Flask's handlers see the context of the request, as they do on the long way.
+        context = copy_context()
+        answer = Answer()
+        environ = build_environ(scope, body)
+        async with self._handlers if pool is self._quick else contextlib.nullcontext():
+            first, rest = await loop.run_in_executor(pool, context.run, answer.run, self.flask_app, environ)
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        try:
+            while rest is not None:
+                await send({"type": "http.response.body", "body": first, "more_body": True})
+                first, rest = await loop.run_in_executor(pool, context.run, answer.next, rest)
+            await send({"type": "http.response.body", "body": first, "more_body": False})
+        finally:
+            answer.close()
+
+
+class Answer:
+    """What a WSGI application answers: status and headers, and its body taken a chunk at a time."""
+
+    def __init__(self) -> None:
+        self.status = 500
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._body: Iterable[bytes] | None = None
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """Take status and headers, as WSGI's callable does (PEP 3333)."""
+        if exc_info is not None:
+            raise exc_info[1].with_traceback(exc_info[2])
+        self.status = int(status.split(" ", 1)[0])
+        # What the layers do to an answer: SecurityHeadersMiddleware puts the headers through a dict (of two with one name,
+        # the last stays; Flask has set the two that it adds), CORSMiddleware says that an Origin could change it.
+        found = {name.strip().lower().encode("ascii"): value.strip().encode("ascii") for name, value in headers}
+        found[b"vary"] = found[b"vary"] + b", Origin" if b"vary" in found else b"Origin"
+        self.headers = list(found.items())
+        return _no_write
+
+    def run(self, app: Any, environ: dict[str, Any]) -> tuple[bytes, Iterator[bytes] | None]:
+        """Call the application; return its first chunk, and the iterator of the others unless that was all."""
+        self._body = app(environ, self.start_response)
+        chunks = iter(self._body)
+        first, rest = self.next(chunks)
+        if rest is None:
+            return first, None
+        second, rest = self.next(chunks)
+        return (first, None) if rest is None and not second else (first, _chain(second, rest))
+
+    def next(self, chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes] | None]:
+        """Return the next chunk and the iterator, or nothing and None at the end."""
+        for chunk in chunks:
+            return chunk, chunks
+        return b"", None
+
+    def close(self) -> None:
+        """Close the body, as PEP 3333 asks for, also when the client has gone."""
+        if self._body is not None and hasattr(self._body, "close"):
+            self._body.close()
+
+
+def _chain(first: bytes, rest: Iterator[bytes] | None) -> Iterator[bytes]:
+    yield first
+    if rest is not None:
+        yield from rest
+
+
+def _no_write(_data: bytes) -> None:
+    raise NotImplementedError("Flask never uses WSGI's write()")

@@ -1,0 +1,284 @@
+"""Who sent this request: the identity that the proxy verified, and nothing that the client wrote.
+
+oauth2-proxy verifies the session cookie or the bearer token and states the result in headers. Two facts
+make those headers trustworthy here, and this layer checks both for each request:
+
+* the request carries the proof, a random secret of this start that the proxy alone was given; it sends it as
+  ``Authorization: Basic base64(user:proof)``, in place of whatever ``Authorization`` the client sent;
+* the proxy replaces ``X-Forwarded-{User,Email,Groups,Preferred-Username}`` of the client by its own.
+
+A client can still make headers *vanish* (``Connection: close, X-Forwarded-Email`` declares them
+hop-by-hop, RFC 9110 section 7.6.1), so a missing one is a refusal, never a guess.
+
+What goes on to MLflow carries neither a credential nor any header by which a client could claim an identity,
+an address or another method.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+from typing import TYPE_CHECKING
+
+from gatehouse.pipeline.audit import RECORD
+from gatehouse.pipeline.responses import error_response, response, send_all
+from gatehouse.policy.identity import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+#: Where the verified :class:`Identity` lives in the ASGI scope. A client cannot write there.
+IDENTITY = "gatehouse.identity"
+#: The address of the client, as far as the trusted hops vouch for it (``str``, or None).
+CLIENT_ADDRESS = "gatehouse.client"
+#: When the browser's session ends (seconds since the epoch, or None): set on :data:`WHOAMI_PATH` alone.
+SESSION_ENDS = "gatehouse.session_ends"
+#: Where people and scripts ask who they are.
+WHOAMI_PATH = "/gatehouse/whoami"
+#: The liveness path: the one answer that needs no identity, and says nothing but ``OK``.
+LIVENESS_PATH = "/health"
+
+# The longest values taken: RFC 5321 allows 254 octets for an address; OpenID Connect 255 for a subject.
+_MAX_EMAIL = 254
+_MAX_SUBJECT = 255
+
+#: Headers that no client has a say in: credentials, identities, addresses, other methods and paths, and the
+#: hop-by-hop ones. Names with an underscore are dropped altogether, because WSGI cannot tell
+#: ``X_Forwarded_User`` from ``X-Forwarded-User``.
+STRIPPED = frozenset(
+    {
+        b"authorization",
+        b"client-ip",
+        b"connection",
+        b"forwarded",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy",
+        b"remote-user",
+        b"true-client-ip",
+        b"upgrade",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-real-ip",
+        b"x-serverless-authorization",
+    }
+)
+STRIPPED_PREFIXES = (
+    b"cf-",
+    b"gap-",
+    b"proxy-",
+    b"remote-",
+    b"x-amzn-oidc-",
+    b"x-auth-",
+    b"x-authenticated-",
+    b"x-forwarded",
+    b"x-goog-authenticated-",
+    b"x-goog-iap-",
+    b"x-ms-client-principal",
+    b"x-ms-token-",
+    b"x-original-",
+    b"x-remote-",
+    b"x-rewrite-",
+    b"x-webauth-",
+)
+
+
+class IdentityError(Exception):
+    """The request carries no verified identity; the text says what is missing and how to come in."""
+
+
+def _text(value: bytes, what: str, limit: int) -> str:
+    """Return ``value`` as text, or raise IdentityError if it is none that can be shown and logged."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise IdentityError(f"The {what} in the identity is not UTF-8.") from None
+    if not text or len(value) > limit or not text.isprintable():
+        raise IdentityError(f"The {what} in the identity is missing, too long, or has a control character in it.")
+    return text
+
+
+def _email(value: bytes) -> str:
+    """Return an address, or raise IdentityError if it is none or could be read as two."""
+    email = _text(value.lower(), "e-mail address", _MAX_EMAIL)
+    local, at, domain = email.rpartition("@")
+    if not (local and at and domain):
+        # The proxy falls back to the subject when a bearer token has no e-mail claim.
+        raise IdentityError(
+            "The token has no e-mail address in it. For a service account, ask for one with the address: "
+            "gcloud auth print-identity-token --include-email, or format=full at the metadata server."
+        )
+    if "," in email or " " in email:  # the proxy joins repeated headers with a comma
+        raise IdentityError("The e-mail address in the identity has a comma or a space in it.")
+    return email
+
+
+def _groups(value: bytes) -> tuple[str, ...]:
+    """Split the groups, which the proxy joins with commas."""
+    try:
+        names = [name.strip() for name in value.decode().split(",")]
+    except UnicodeDecodeError:
+        raise IdentityError("The groups in the identity are not UTF-8.") from None
+    return tuple(dict.fromkeys(name for name in names if name and name.isprintable()))
+
+
+class IdentityLayer:
+    """ASGI layer: lets in only what the proxy vouches for, and puts the :class:`Identity` into the scope.
+
+    :param app: the next layer.
+    :param proof: the secret that ``gatehouse prepare`` made for this start; at least 16 bytes.
+    :param cookie_names: the proxy's session cookies (``OAUTH2_PROXY_COOKIE_NAME``); stripped with all that
+        starts so.
+    :param trusted_hops: how many proxies stand between the client and oauth2-proxy and append to
+        X-Forwarded-For (Cloud Run's front end: 1). The address that the outermost of them saw is the
+        client's.
+    :param session_lifetime: seconds that the proxy's session cookie is good for (``cookie_expire``), if
+        known.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        proof: bytes,
+        cookie_names: Iterable[str] = ("_oauth2_proxy",),
+        trusted_hops: int = 0,
+        session_lifetime: float | None = None,
+    ) -> None:
+        if len(proof) < 16:
+            raise ValueError("the proxy's proof must have at least 16 bytes")
+        if trusted_hops < 0:
+            raise ValueError("trusted_hops must not be negative")
+        self._app = app
+        self._proof = b":" + proof
+        self._cookies = tuple(name.encode() for name in cookie_names if name)
+        self._hops = trusted_hops
+        self._lifetime = session_lifetime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if kind == "websocket":  # MLflow has none; closing before the accept is a plain 403
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if kind != "http":
+            raise ValueError(f"unknown kind of connection: {kind}")
+        if scope["path"] == LIVENESS_PATH and scope["method"] in {"GET", "HEAD"}:
+            await send_all(send, response(200, "text/plain; charset=utf-8", b"OK"))
+            return
+        record = scope[RECORD]
+        try:
+            scope = self._verify(scope)
+        except IdentityError as error:
+            record.refusal = str(error)
+            challenge = [(b"www-authenticate", b'Bearer realm="gatehouse"')]
+            await send_all(send, error_response(401, "UNAUTHENTICATED", str(error), challenge))
+            return
+        record.identity, record.client_address = scope[IDENTITY], scope[CLIENT_ADDRESS]
+        await self._app(scope, receive, send)
+
+    def _verify(self, scope: Scope) -> Scope:
+        """Return the scope for the next layer, or raise IdentityError."""
+        passed: list[tuple[bytes, bytes]] = []
+        stated: dict[bytes, bytes] = {}
+        session_ends = None
+        for name, value in scope["headers"]:
+            if name in _STATED:
+                if name in stated:
+                    raise IdentityError(f"The header {name.decode()} came twice.")
+                stated[name] = value
+            elif name == b"cookie":
+                if scope["path"] == WHOAMI_PATH:
+                    session_ends = self._session_ends(value)
+                if value := self._without_session(value):
+                    passed.append((name, value))
+            elif b"_" not in name and name not in STRIPPED and not name.startswith(STRIPPED_PREFIXES):
+                passed.append((name, value))
+        identity = self._identity(stated)
+        address = self._address(stated.get(b"x-forwarded-for", b""))
+        if address:
+            # MLflow's assistant takes a request without forwarding headers for one from this machine.
+            passed.append((b"x-forwarded-for", address.encode()))
+        return {
+            **scope,
+            "headers": passed,
+            "client": (address, 0) if address else None,
+            IDENTITY: identity,
+            CLIENT_ADDRESS: address,
+            SESSION_ENDS: session_ends,
+        }
+
+    def _identity(self, stated: dict[bytes, bytes]) -> Identity:
+        """Return the identity that the proxy stated, or raise IdentityError."""
+        scheme, _, credentials = stated.get(b"authorization", b"").partition(b" ")
+        try:
+            pair = base64.b64decode(credentials, validate=True) if scheme == b"Basic" else b""
+        except binascii.Error:
+            pair = b""
+        if not hmac.compare_digest(pair[-len(self._proof) :], self._proof):
+            raise IdentityError(
+                "This request did not come through the sign-in proxy, or it hid the proxy's headers: a "
+                "Connection header may name neither Authorization nor X-Forwarded-*. Use the public address."
+            )
+        subject = pair[: -len(self._proof)]
+        if not hmac.compare_digest(stated.get(b"x-forwarded-user", subject), subject):
+            raise IdentityError("The proxy's statements about the user contradict each other.")
+        username = stated.get(b"x-forwarded-preferred-username")
+        return Identity(
+            email=_email(stated.get(b"x-forwarded-email", b"")),
+            subject=_text(subject, "subject", _MAX_SUBJECT),
+            groups=_groups(stated[b"x-forwarded-groups"]) if b"x-forwarded-groups" in stated else (),
+            username=_text(username, "user name", _MAX_SUBJECT) if username else None,
+        )
+
+    def _address(self, forwarded_for: bytes) -> str | None:
+        """Return the client's address out of X-Forwarded-For, to which each hop appends its own peer."""
+        hops = forwarded_for.split(b",")
+        if len(hops) <= self._hops:
+            return None
+        address = hops[-1 - self._hops].strip().decode("ascii", "replace")
+        return address if address.isprintable() and 0 < len(address) <= 64 else None
+
+    def _session_ends(self, cookies: bytes) -> float | None:
+        """Return when the session in a Cookie header ends.
+
+        oauth2-proxy signs ``value|seconds since the epoch|signature`` and splits what is too long for one
+        cookie into ``NAME_0``, ``NAME_1`` …; it has verified the signature, or else the identity came from a
+        bearer token.
+        """
+        for name in self._cookies:
+            parts = re.findall(rb"(?:^|[;,]\s*)" + re.escape(name) + rb"(?:_\d+)?=([^;,]*)", cookies)
+            fields = b"".join(parts).split(b"|")
+            if self._lifetime is not None and len(fields) == 3 and re.fullmatch(rb"\d{1,11}", fields[1]):
+                return int(fields[1]) + self._lifetime
+        return None
+
+    def _without_session(self, value: bytes) -> bytes:
+        """Return a Cookie header without the proxy's cookies, also where it joined two headers by a comma."""
+        if not any(name in value for name in self._cookies):
+            return value
+        kept = [pair for pair in value.split(b";") if not any(name in pair for name in self._cookies)]
+        return b";".join(kept).strip()
+
+
+#: What the proxy states; each at most once.
+_STATED = frozenset(
+    {
+        b"authorization",
+        b"x-forwarded-email",
+        b"x-forwarded-for",
+        b"x-forwarded-groups",
+        b"x-forwarded-preferred-username",
+        b"x-forwarded-user",
+    }
+)

@@ -1,0 +1,90 @@
+"""The ASGI application: MLflow behind Gatehouse's layers, composed in one place.
+
+Data flows one way: discovery → audit → identity → account → access → stamping → artifacts → page → failures → MLflow.
+Each layer knows only the next. The audit comes first because it writes the line of whatever answer leaves, also of a refusal by a layer
+below.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING
+
+import tomllib
+
+from gatehouse.artifacts import direct as transfers
+from gatehouse.artifacts import repository, stores
+from gatehouse.artifacts.layer import ArtifactLayer
+from gatehouse.operations.router import Router
+from gatehouse.pipeline import failures
+from gatehouse.pipeline.access import AccessLayer
+from gatehouse.pipeline.audit import AuditLayer, AuditLog
+from gatehouse.pipeline.discovery import FILE_NAME as DISCOVERY_NAME
+from gatehouse.pipeline.discovery import DiscoveryLayer
+from gatehouse.pipeline.dispatch import Dispatcher
+from gatehouse.pipeline.failures import FailureLayer
+from gatehouse.pipeline.identity import IdentityLayer
+from gatehouse.policy.source import PolicySource
+from gatehouse.stamping.layer import StampingLayer, tell_flask
+from gatehouse.start.prepare import PROOF_NAME
+from gatehouse.ui.account import AccountLayer
+from gatehouse.ui.page import UiLayer
+from gatehouse.upstream import application as mlflow_app
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from starlette.types import ASGIApp
+
+    from gatehouse.start.settings import Settings
+
+
+def build(settings: Settings, run_directory: Path, environment: Mapping[str, str]) -> ASGIApp:
+    """Return the whole application; ``mlflow_app.configure`` must have run.
+
+    Raises:
+        PolicyError: if the access policy can't be used.
+    """
+    policy = PolicySource(settings.access_policy, settings.app_env)
+    log = AuditLog()
+    mlflow = mlflow_app.load()
+    flask = mlflow_app.load_flask()
+    tell_flask(flask)
+
+    failures.register(mlflow, flask)
+    app: ASGIApp = UiLayer(FailureLayer(Dispatcher(mlflow, flask, settings.workers)))
+    if destination := settings.artifacts_destination:
+        kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
+        repository.register(destination, partial(stores.shared, destination), kind)
+        app = ArtifactLayer(app, destination, settings.artifact_timeout)
+    app = StampingLayer(app)
+    app = AccessLayer(app, Router(mlflow, flask), policy, log)
+    app = AccountLayer(app, policy)
+    app = IdentityLayer(
+        app,
+        (run_directory / PROOF_NAME).read_bytes(),
+        [environment.get("OAUTH2_PROXY_COOKIE_NAME", ""), "_oauth2_proxy"],
+        # Cloud Run's front end appends the client's address, oauth2-proxy that of the front end.
+        trusted_hops=1 if environment.get("K_SERVICE") else 0,
+        session_lifetime=session_lifetime(environment, run_directory / "proxy.cfg"),
+    )
+    app = AuditLayer(app, log, environment.get("GOOGLE_CLOUD_PROJECT"), settings.audit_reads)
+    # In front of all: the one document that says how to sign in is for strangers, and it is the same for everybody.
+    return DiscoveryLayer(app, (run_directory / DISCOVERY_NAME).read_bytes())
+
+
+def session_lifetime(environment: Mapping[str, str], proxy_file: Path) -> float | None:
+    """Return the seconds that the proxy's session cookie is good for, or None if they can't be told."""
+    text = environment.get("OAUTH2_PROXY_COOKIE_EXPIRE")
+    if not text:
+        try:
+            text = tomllib.loads(proxy_file.read_text()).get("cookie_expire", "168h")  # oauth2-proxy's default
+        except (OSError, ValueError):
+            return None
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    # A duration of Go (time.ParseDuration), as far as anybody writes one for a session.
+    if not isinstance(text, str) or not re.fullmatch(r"(?:\d+[hms])+", text):
+        return None
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([hms])", text))

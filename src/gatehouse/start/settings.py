@@ -1,0 +1,509 @@
+"""Gatehouse's own settings: the one table of them, and the check that reports all problems at once.
+
+``OAUTH2_PROXY_*`` are oauth2-proxy's own settings and ``MLFLOW_*`` are MLflow's own; both pass straight
+through, so they aren't in the table. Secrets come as ``NAME`` or as a file named by ``NAME_FILE``.
+This module imports the standard library alone: it runs before anything else does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+DATABASE_SCHEMES = ("postgresql", "postgresql+psycopg2", "postgres", "sqlite")
+#: The driver that is installed. From version 2.1 on, SQLAlchemy takes a plain "postgresql" for another one.
+POSTGRESQL = "postgresql+psycopg2"
+ARTIFACT_SCHEMES = ("gs", "s3", "wasbs", "abfss", "file")
+#: Beyond these, memory and database connections grow for machines that mostly wait.
+MOST_AUTOMATIC_WORKERS = 4
+#: A Unix socket's path may have this many bytes on Linux (unix(7)).
+SOCKET_PATH_BYTES = 107
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """What is wrong with one setting, and how to mend it.
+
+    ``of_machine`` tells that the setting is well formed, and that the machine can't meet it.
+    """
+
+    name: str
+    what: str
+    fix: str
+    of_machine: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.what}\n    fix: {self.fix}"
+
+
+class SettingsError(Exception):
+    """At least one setting can't be used; ``problems`` lists all of them."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(map(str, problems)))
+
+
+class Invalid(ValueError):
+    """Raised by a parser: what is wrong with the value, and the fix."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+
+def parse_number(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from ``low`` to ``high``."""
+
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,6}", value) or not low <= int(value) <= high:
+            raise Invalid(f"is {value!r}, which isn't a whole number from {low} to {high}", f"for example {low}")
+        return int(value)
+
+    return parse
+
+
+def parse_workers(value: str) -> int:
+    """Return the number of processes; 0 for ``auto``, which ``load`` makes a number."""
+    if value == "auto":
+        return 0
+    if not re.fullmatch(r"[1-9]|[1-5][0-9]|6[0-4]", value):
+        raise Invalid(f"is {value!r}, which is neither auto nor a whole number from 1 to 64", "leave it unset")
+    return int(value)
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, and its container's quota (cgroup v2 cpu.max, v1), rounded."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = period = ""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    if not quota:
+        with contextlib.suppress(OSError):
+            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
+    if quota.isdigit() and period.isdigit() and int(period):
+        cpus = min(cpus, round(int(quota) / int(period)))
+    return max(cpus, 1)
+
+
+def parse_public_url(value: str) -> str:
+    """Return the origin (scheme, host and port, no trailing slash) that browsers and clients use."""
+    example = "give the address that people type, for example https://mlflow-dev-123456789.europe-west1.run.app"
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError as error:
+        raise Invalid(f"is {value!r}, which isn't a URL ({error})", example) from None
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise Invalid(f"is {value!r}, which isn't an http or https URL", example)
+    if url.path not in {"", "/"} or url.query or url.fragment or url.username is not None:
+        raise Invalid(f"is {value!r}; it may have a scheme, a host and a port only", example)
+    if not re.fullmatch(r"[A-Za-z0-9.-]+|[0-9a-fA-F:.]+", url.hostname):
+        raise Invalid(f"is {value!r}, whose host has characters that no host name has", example)
+    if url.scheme == "http" and url.hostname not in LOOPBACK_HOSTS:
+        raise Invalid(
+            f"is {value!r}: session cookies and tokens would cross the network in clear",
+            "use https://, as the platform's front end does; http is for localhost alone",
+        )
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    default_port = {"http": 80, "https": 443}[url.scheme]
+    return f"{url.scheme}://{host}" + (f":{port}" if port not in {None, default_port} else "")
+
+
+def _split(value: str, example: str) -> SplitResult:
+    try:
+        return urlsplit(value)
+    except ValueError:
+        # The value may hold a password, so it isn't repeated.
+        raise Invalid("isn't a URL", example) from None
+
+
+def parse_database(value: str) -> str:
+    """Return the SQLAlchemy URL of the tracking database, with the driver that is installed."""
+    example = (
+        "postgresql://USER:PASSWORD@HOST/DATABASE, or for Cloud SQL "
+        "postgresql+psycopg2://USER:PASSWORD@/DATABASE?host=/cloudsql/PROJECT:REGION:INSTANCE"
+    )
+    url = _split(value, example)
+    if url.scheme not in DATABASE_SCHEMES:
+        raise Invalid(
+            f"has the scheme {url.scheme!r}; Gatehouse serves PostgreSQL and SQLite",
+            f"use {example}",
+        )
+    if url.scheme == "sqlite":
+        if not value.startswith("sqlite:////"):
+            raise Invalid("isn't an absolute path to an SQLite file", "use sqlite:////ABSOLUTE/PATH.db (four slashes)")
+        return value
+    if not url.path.strip("/"):
+        raise Invalid("names no database", f"use {example}")
+    try:
+        url.port  # noqa: B018 - the property checks the number
+    except ValueError:
+        raise Invalid(
+            "has a port that isn't a number, most likely because the password has '/', '#', '?' or '@' in it",
+            "percent-encode the password: python3 -c 'import urllib.parse; print(urllib.parse.quote(input(), safe=\"\"))'",
+        ) from None
+    socket_folder = re.search(r"(?:^|&)host=([^&]*)", url.query)
+    if socket_folder and unquote(socket_folder[1]).startswith("/"):
+        path = unquote(socket_folder[1]) + "/.s.PGSQL.5432"
+        if len(path.encode()) > SOCKET_PATH_BYTES:
+            raise Invalid(
+                f"leads to a socket path of {len(path.encode())} bytes; the system allows {SOCKET_PATH_BYTES}",
+                "mount the database's socket under a shorter folder",
+            )
+    return POSTGRESQL + value[len(url.scheme) :]
+
+
+def parse_artifacts(value: str) -> str:
+    """Return the URL of the artifact store that the server writes to; a plain path becomes ``file://``."""
+    example = (
+        f"use one of {', '.join(scheme + '://…' for scheme in ARTIFACT_SCHEMES)}, for example gs://my-bucket/mlflow"
+    )
+    if value.startswith("/"):
+        return "file://" + value.rstrip("/")
+    url = _split(value, example)
+    if url.scheme not in ARTIFACT_SCHEMES:
+        raise Invalid(f"has the scheme {url.scheme!r}", example)
+    if url.scheme == "file":
+        if url.netloc or not url.path.startswith("/"):
+            raise Invalid(f"is {value!r}, which isn't an absolute path", "use file:///ABSOLUTE/PATH (three slashes)")
+        return value.rstrip("/")
+    if not url.netloc:
+        raise Invalid(f"is {value!r}, which names no bucket", example)
+    if url.scheme in {"wasbs", "abfss"}:
+        kind = {"wasbs": "blob", "abfss": "dfs"}[url.scheme]
+        if not re.fullmatch(rf"[^@:]+@[^@.:]+\.{kind}\.[A-Za-z0-9.-]+", url.netloc):
+            raise Invalid(
+                "names no container, account and service",
+                f"use {url.scheme}://CONTAINER@ACCOUNT.{kind}.core.windows.net/PATH",
+            )
+    elif "@" in url.netloc:
+        # It may be a password, so it isn't repeated.
+        raise Invalid("has an @ before its bucket", f"{example}; credentials are settings of their own")
+    return value.rstrip("/")
+
+
+def parse_client_artifacts(value: str) -> str:
+    """Return the artifact root that clients write to themselves, with their own credentials."""
+    root = parse_artifacts(value)
+    if root.startswith("file:"):
+        raise Invalid(
+            f"is {value!r}: clients would write to a folder of their own machine",
+            "set ARTIFACTS_DESTINATION instead, so that the server stores the artifacts",
+        )
+    return root
+
+
+def parse_file(value: str) -> Path:
+    """Return the path of a file that can be read now."""
+    path = Path(value)
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise Invalid(f"is {value!r}: {error.strerror}", "mount the file, or correct the path") from None
+    return path
+
+
+def parse_environment_name(value: str) -> str:
+    """Return the name of the deployment's environment, as the access policy's sections use it."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", value):
+        raise Invalid(f"is {value!r}", "use small letters, digits and hyphens, for example production")
+    return value
+
+
+def parse_service_account(value: str) -> str:
+    """Return the JSON text of a Google service account's key from its base64 form."""
+    fix = "encode the key file: base64 -w0 key.json"
+    try:
+        key = json.loads(base64.b64decode("".join(value.split()), validate=True))
+    except (binascii.Error, ValueError):
+        raise Invalid("isn't the base64 form of a JSON file", fix) from None
+    missing = [
+        name
+        for name in ("type", "client_email", "private_key", "token_uri")
+        if not (isinstance(key, dict) and key.get(name))
+    ]
+    if missing:
+        raise Invalid(f"decodes to JSON without {', '.join(missing)}", f"take a service account's key; {fix}")
+    return json.dumps(key)
+
+
+def parse_switch(value: str) -> bool:
+    """Return whether something is on."""
+    if value not in {"true", "false"}:
+        raise Invalid(f"is {value!r}", "use true or false")
+    return value == "true"
+
+
+def parse_text(value: str) -> str:
+    """Return the value unchanged."""
+    return value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    ``default`` is the text that stands for an unset variable; None means that there is no value then.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    help: str
+    default: str | None = None
+    secret: bool = False
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting("PORT", parse_number(1, 65535), "the public port", "4180"),
+    Setting(
+        "PUBLIC_URL",
+        parse_public_url,
+        "the address that people use; by default the origin of the proxy's redirect URL",
+    ),
+    Setting("BACKEND_STORE_URI", parse_database, "the database: `postgresql://…` or `sqlite:////…`", secret=True),
+    Setting(
+        "ARTIFACTS_DESTINATION",
+        parse_artifacts,
+        "where the server stores artifacts: `gs://…`, `s3://…`, `wasbs://…`, `abfss://…`, `file:///…`",
+    ),
+    Setting(
+        "DEFAULT_ARTIFACT_ROOT",
+        parse_client_artifacts,
+        "instead of it: the bucket that clients write to themselves",
+    ),
+    Setting(
+        "DIRECT_TRANSFERS",
+        parse_switch,
+        "`true`: large artifacts go straight between clients and the bucket, by signed URLs",
+        "false",
+    ),
+    Setting(
+        "ARTIFACT_TIMEOUT",
+        parse_number(1, 3600),
+        "seconds in which a client must move 64 KiB of an artifact; a slower one is cut off",
+        "60",
+    ),
+    Setting("OAUTH_PROXY_CONFIG", parse_file, "a complete oauth2-proxy file, used instead of the template"),
+    Setting("LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `gatehouse login`"),
+    Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
+    Setting("AUDIT_READS", parse_switch, "`true`: the audit log has a line for each read too", "false"),
+    Setting("APP_ENV", parse_environment_name, "which section of the access policy applies", "development"),
+    Setting(
+        "WORKERS",
+        parse_workers,
+        "processes that serve MLflow; `auto`: one for each CPU, four at most, and one on SQLite",
+        "auto",
+    ),
+    Setting(
+        "GOOGLE_ACCOUNT_JSON_BASE64",
+        parse_service_account,
+        "a Google service account's key for the artifact store, base64",
+        secret=True,
+    ),
+    Setting(
+        "HTTP2",
+        parse_switch,
+        "`true`: the public port speaks HTTP/2 in cleartext too, which lifts Cloud Run's limit of 32 MiB",
+        "false",
+    ),
+    Setting("STARTUP_TIMEOUT", parse_number(1, 3600), "seconds until MLflow must be ready", "120"),
+    Setting(
+        "SHUTDOWN_TIMEOUT",
+        parse_number(1, 3600),
+        "seconds that requests get to finish after TERM; Cloud Run allows 10 in all",
+        "8",
+    ),
+)
+
+#: Secrets of oauth2-proxy, of MLflow and of artifact stores that may come as NAME_FILE too.
+PASSED_SECRETS: tuple[str, ...] = (
+    "OAUTH2_PROXY_CLIENT_ID",
+    "OAUTH2_PROXY_CLIENT_SECRET",
+    "OAUTH2_PROXY_COOKIE_SECRET",
+    "OAUTH2_PROXY_REDIS_PASSWORD",
+    "MLFLOW_CRYPTO_KEK_PASSPHRASE",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_CLIENT_SECRET",
+)
+SECRETS: tuple[str, ...] = (*(setting.name for setting in TABLE if setting.secret), *PASSED_SECRETS)
+
+
+@dataclass(frozen=True, repr=False)
+class Settings:
+    """The parsed settings; its repr never shows a secret."""
+
+    port: int
+    public_url: str | None
+    backend_store_uri: str
+    artifacts_destination: str | None
+    default_artifact_root: str | None
+    direct_transfers: bool
+    artifact_timeout: int
+    oauth_proxy_config: Path | None
+    login_client_id: str | None
+    access_policy: Path | None
+    audit_reads: bool
+    app_env: str
+    workers: int
+    google_account_json_base64: str | None
+    http2: bool
+    startup_timeout: int
+    shutdown_timeout: int
+
+    def __repr__(self) -> str:
+        secret = {setting.name.lower() for setting in TABLE if setting.secret}
+        shown = (f"{f.name}={'[REDACTED]' if f.name in secret else getattr(self, f.name)!r}" for f in fields(self))
+        return f"Settings({', '.join(shown)})"
+
+
+def read_secret_files(environment: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
+    """Replace each ``NAME_FILE`` of a secret by ``NAME`` with the file's content, less one trailing newline.
+
+    Files are read once, here: on a live-mounted volume a later read could see another version.
+    """
+    resolved = dict(environment)
+    problems = []
+    for name in SECRETS:
+        path = resolved.pop(f"{name}_FILE", "")
+        if not path:
+            continue
+        if resolved.get(name):
+            problems.append(Problem(name, f"and {name}_FILE are both set", "unset one of them"))
+            continue
+        try:
+            content = Path(path).read_bytes()
+            resolved[name] = re.sub(r"\r?\n\Z", "", content.decode())
+        except OSError as error:
+            problems.append(
+                Problem(f"{name}_FILE", f"is {path!r}: {error.strerror}", "mount the file, or correct the path")
+            )
+        except UnicodeDecodeError:
+            problems.append(Problem(f"{name}_FILE", f"is {path!r}, which isn't text", "store the secret as UTF-8 text"))
+        else:
+            if not resolved[name]:
+                problems.append(Problem(f"{name}_FILE", f"is {path!r}, which is empty", "store the secret in it"))
+    for name in SECRETS:
+        if re.search(r"[\x00-\x1f\x7f]", resolved.get(name, "")):
+            problems.append(
+                Problem(
+                    name,
+                    "has a line break or another control character in it",
+                    'store it without: printf %s "$SECRET" instead of echo',
+                )
+            )
+    return resolved, problems
+
+
+def parse_table(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
+    """Parse each setting of the table; an empty variable counts as unset.
+
+    Returns: the values by lower-case name (None for what couldn't be parsed), and the problems.
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for setting in TABLE:
+        text = environment.get(setting.name) or setting.default
+        values[setting.name.lower()] = None
+        if text is None:
+            continue
+        try:
+            values[setting.name.lower()] = setting.parse(text)
+        except Invalid as error:
+            problems.append(Problem(setting.name, error.what, error.fix))
+    return values, problems
+
+
+def load(environment: Mapping[str, str]) -> Settings:
+    """Parse and check the settings of an environment whose secrets are resolved already.
+
+    Raises:
+        SettingsError: with every problem found.
+    """
+    values, problems = parse_table(environment)
+    if not environment.get("BACKEND_STORE_URI"):
+        problems.append(
+            Problem(
+                "BACKEND_STORE_URI",
+                "is not set",
+                "give the database, for example postgresql://USER:PASSWORD@HOST/DATABASE, or a file with it in BACKEND_STORE_URI_FILE",
+            )
+        )
+    destination, root = environment.get("ARTIFACTS_DESTINATION"), environment.get("DEFAULT_ARTIFACT_ROOT")
+    if destination and root:
+        problems.append(
+            Problem(
+                "ARTIFACTS_DESTINATION",
+                "and DEFAULT_ARTIFACT_ROOT are both set",
+                "keep ARTIFACTS_DESTINATION if the server stores the artifacts, DEFAULT_ARTIFACT_ROOT if clients write to the bucket themselves",
+            )
+        )
+    elif not destination and not root:
+        problems.append(
+            Problem(
+                "ARTIFACTS_DESTINATION",
+                "is not set, and neither is DEFAULT_ARTIFACT_ROOT",
+                "give the artifact store, for example ARTIFACTS_DESTINATION=gs://my-bucket/mlflow",
+            )
+        )
+    if values["direct_transfers"] and (root or str(values["artifacts_destination"]).startswith("file:")):
+        what = "clients write to the bucket themselves" if root else "a folder of the server has no signed URLs"
+        problems.append(
+            Problem("DIRECT_TRANSFERS", f"is true, but {what}", "unset it, or set ARTIFACTS_DESTINATION to a bucket")
+        )
+    if environment.get("GOOGLE_ACCOUNT_JSON_BASE64") and environment.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        problems.append(
+            Problem(
+                "GOOGLE_ACCOUNT_JSON_BASE64",
+                "and GOOGLE_APPLICATION_CREDENTIALS are both set",
+                "unset one of them",
+            )
+        )
+    problems += check_pool(environment)
+    if problems:
+        raise SettingsError(problems)
+    if not values["workers"]:
+        on_sqlite = values["backend_store_uri"].startswith("sqlite:")
+        values["workers"] = 1 if on_sqlite else min(available_cpus(), MOST_AUTOMATIC_WORKERS)
+    return Settings(**values)
+
+
+def check_pool(environment: Mapping[str, str]) -> list[Problem]:
+    """Check that MLflow's pools of database connections are large enough for a worker's threads.
+
+    Some of MLflow's calls (log-batch) hold one connection while they take a second. With no more connections than threads, all
+    threads can have their first and wait for their second until SQLAlchemy gives up after 30 s.
+    """
+    size, overflow = "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"
+    if not environment.get(size) and not environment.get(overflow):
+        return []
+    from gatehouse.pipeline.dispatch import QUICK_THREADS
+
+    try:
+        # SQLAlchemy's defaults (QueuePool); MLflow reads 0 as unset.
+        total = (int(environment.get(size) or 0) or 5) + (int(environment.get(overflow) or 0) or 10)
+    except ValueError:
+        return [Problem(size, f"or {overflow} isn't a whole number", "for example 4 and 1")]
+    if total > QUICK_THREADS:
+        return []
+    what = f"and {overflow} allow {total} connections; {QUICK_THREADS} threads of a worker would wait for each other"
+    return [Problem(size, what, f"allow at least {QUICK_THREADS + 1}: {size}={QUICK_THREADS} and {overflow}=1")]

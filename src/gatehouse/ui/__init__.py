@@ -1,0 +1,4 @@
+"""What people see beside MLflow's own pages: whoami, the account menu, the way back to the sign-in.
+
+Promises: nothing here decides what is allowed; it only shows it. May import `pipeline`, `policy` and `operations`.
+"""

@@ -1,0 +1,178 @@
+"""Who am I: for people, for scripts, and for MLflow's own account menu.
+
+``GET /gatehouse/whoami`` answers in JSON, or with a small page for a browser. The other paths are those of
+MLflow's own login (mlflow/server/auth), which its UI asks to show who is signed in, what they may do, and a
+way to sign out; a viewer's UI hides what a viewer can't do. They are advice for the UI: what is allowed is
+decided in :mod:`gatehouse.pipeline.access`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import zlib
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from gatehouse.pipeline.audit import RECORD
+from gatehouse.pipeline.identity import IDENTITY, SESSION_ENDS, WHOAMI_PATH
+from gatehouse.pipeline.responses import error_response, json_response, page, response, send_all, wants_page
+from gatehouse.policy.roles import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from gatehouse.policy.identity import Identity
+    from gatehouse.policy.roles import Policy
+    from gatehouse.policy.source import PolicySource
+
+#: The script that MLflow's page loads first: see :mod:`gatehouse.ui.page`.
+SCRIPT_PATH = "/gatehouse/session.js"
+#: MLflow's name for the one workspace of a server without workspaces.
+_WORKSPACE = "default"
+
+#: Role → the permission that MLflow's UI knows (mlflow/server/auth/permissions.py).
+_PERMISSIONS: Mapping[Role, str] = {Role.VIEWER: "READ", Role.EDITOR: "MANAGE", Role.ADMIN: "MANAGE"}
+_RESOURCES = ("experiment", "registered_model", "prompt", "scorer")
+
+
+class AccountLayer:
+    """ASGI layer: answers the questions about the account, and passes everything else on.
+
+    :param app: the next layer.
+    :param policy: who has which role.
+    """
+
+    def __init__(self, app: ASGIApp, policy: PolicySource) -> None:
+        self._app = app
+        self._policy = policy
+        script = resources.files("gatehouse.ui").joinpath("session.js").read_bytes()
+        self._script = response(200, "text/javascript; charset=utf-8", script, caching=b"private, max-age=300")
+        self._answers: Mapping[str, Callable[[Scope, Identity, Policy], tuple[Message, Message]]] = {
+            WHOAMI_PATH: _whoami,
+            SCRIPT_PATH: lambda *_: self._script,
+            "/ajax-api/2.0/mlflow/users/current": _current_user,
+            "/api/2.0/mlflow/users/current": _current_user,
+            "/ajax-api/3.0/mlflow/users/current/permissions": _permissions,
+            "/ajax-api/3.0/mlflow/users/roles/list": _roles,
+            "/ajax-api/2.0/mlflow/users/list": _users,
+            # The assistant is closed (see operations/table.py); its two questions at each start of the UI hear that
+            # none is there.
+            "/ajax-api/3.0/mlflow/assistant/config": _no_assistant,
+            "/ajax-api/3.0/mlflow/assistant/providers": _no_assistant,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = self._answers.get(scope["path"]) if scope["method"] in {"GET", "HEAD"} else None
+        if answer is None:
+            if scope["path"].startswith("/gatehouse/"):
+                await send_all(send, error_response(404, "ENDPOINT_NOT_FOUND", "Gatehouse has no such page."))
+            else:
+                await self._app(scope, receive, send)
+            return
+        policy = await self._policy.current()
+        identity: Identity = scope[IDENTITY]
+        record = scope[RECORD]
+        record.role = policy.role_of(identity)
+        record.is_service_account = policy.is_service_account(identity)
+        start, body = answer(scope, identity, policy)
+        await send(start)
+        await send({**body, "body": b""} if scope["method"] == "HEAD" else body)
+
+
+def _whoami(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:
+    role = policy.role_of(identity)
+    ends = scope[SESSION_ENDS]
+    moment = datetime.datetime.fromtimestamp(ends, datetime.timezone.utc) if ends else None
+    expires = moment.isoformat(timespec="seconds") if moment else None
+    kind = "service account" if policy.is_service_account(identity) else "person"
+    if wants_page(scope):
+        rows = [
+            ("Signed in as", identity.email),
+            ("Kind", kind),
+            ("Role", str(role)),
+            ("Groups", ", ".join(identity.groups) or "none"),
+            ("Session ends", expires or "with the token"),
+        ]
+        if policy.contact:
+            rows.append(("Ask for more", policy.contact))
+        return page(200, "Who am I", rows)
+    return json_response(
+        200,
+        {
+            "email": identity.email,
+            "subject": identity.subject,
+            "kind": kind,
+            "groups": list(identity.groups),
+            "role": str(role),
+            "expires": expires,
+            "contact": policy.contact,
+        },
+    )
+
+
+def _user(identity: Identity) -> dict[str, Any]:
+    # MLflow's UI lists an administrator's users and roles on pages that need MLflow's own login: nobody is
+    # one.
+    return {"id": _id(identity), "username": identity.email, "is_admin": False}
+
+
+def _id(identity: Identity) -> int:
+    """Return a number for the UI, which wants one; nothing is looked up by it."""
+    return zlib.crc32(identity.email.encode())
+
+
+def _current_user(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+    # The UI shows its "Logout" for basic authentication alone; session.js makes that the proxy's sign-out.
+    return json_response(200, {"user": _user(identity), "is_basic_auth": True})
+
+
+def _rows(policy: Policy, identity: Identity) -> list[dict[str, Any]]:
+    role = policy.role_of(identity)
+    if role not in _PERMISSIONS:
+        return []
+    return [
+        {
+            "role_id": int(role),
+            "role_name": str(role),
+            "workspace": _WORKSPACE,
+            "resource_type": resource,
+            "resource_pattern": "*",
+            "permission": _PERMISSIONS[role],
+        }
+        for resource in _RESOURCES
+    ]
+
+
+def _permissions(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+    is_admin = policy.role_of(identity) is Role.ADMIN
+    return json_response(200, {"is_admin": is_admin, "permissions": _rows(policy, identity)})
+
+
+def _roles(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+    role = policy.role_of(identity)
+    entry = {
+        "id": int(role),
+        "name": str(role),
+        "workspace": _WORKSPACE,
+        "description": "from Gatehouse's access policy",
+        "permissions": [{**row, "id": number} for number, row in enumerate(_rows(policy, identity), 1)],
+    }
+    return json_response(200, {"roles": [entry] if role is not Role.NONE else []})
+
+
+def _users(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+    # Nobody else's address is told.
+    return json_response(200, {"users": [_user(identity)]})
+
+
+def _no_assistant(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+    content = {"providers": {}, "projects": {}, "remote_access_allowed": False}
+    if scope["path"].endswith("/providers"):
+        content = {"providers": [], "resolved": None, "gateway_vendor_options": {}}
+    return json_response(200, content)
