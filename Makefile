@@ -58,7 +58,7 @@ lock: .venv/ready ## pin the Python dependencies anew
 clean: ## remove what was set up and built (not the data)
 	@rm -rf .venv .build
 
-.venv/ready: requirements/dev.txt requirements/uv.txt pyproject.toml
+.venv/ready: requirements/dev.txt requirements/uv.txt pyproject.toml client/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "make: error: $(PYTHON) is $$($(PYTHON) -V 2>&1), and 3.11 is needed" >&2; echo "    fix: make run PYTHON=python3.11" >&2; exit 78; }
 	@echo "setting up Python in .venv ..." >&2
@@ -66,5 +66,5 @@ clean: ## remove what was set up and built (not the data)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/uv.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	@touch $@

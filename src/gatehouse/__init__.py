@@ -1,8 +1,7 @@
 """Gatehouse: an MLflow tracking server with a locked front door.
 
-The package holds two things that share nothing but this name and the command line:
-the server's side (what runs in the container) and ``gatehouse.client`` (the plug-in for
-training scripts), which imports nothing of the server.
+The server's side: what runs in the container. What people install beside MLflow is a distribution of its own, in
+``client/`` (``mlflow-gatehouse``); neither imports the other, for what they share is HTTP.
 """
 
 __version__ = "0.1.0"

@@ -27,7 +27,7 @@ PATIENCE = 60  # seconds that one command may take
 
 @pytest.fixture(scope="session")
 def openid() -> Iterator[OpenIdProvider]:
-    """The OpenID provider; tokens of ``gatehouse login`` live TOKEN_LIFE seconds."""
+    """The OpenID provider; tokens of ``mlflow-gatehouse login`` live TOKEN_LIFE seconds."""
     part = OpenIdProvider(TOKEN_LIFE)
     yield part
     part.stop()
@@ -112,8 +112,8 @@ class Machine:
     def gatehouse(
         self, *arguments: str, expect: int = 0, env: Mapping[str, str] | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``gatehouse …``."""
-        return self.run(self.python, "-m", "gatehouse", *arguments, expect=expect, env=env, **environment)
+        """Run ``mlflow-gatehouse …``."""
+        return self.run(self.python, "-m", "mlflow_gatehouse", *arguments, expect=expect, env=env, **environment)
 
     def script(
         self, text: str, expect: int = 0, env: Mapping[str, str] | None = None, **environment: str
@@ -143,7 +143,7 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
 
 def login(machine: Machine, *options: str, person: str = "alice@example.com") -> str:
     """Sign in as a person would; return what the command said at the end."""
-    process = machine.start(machine.python, "-m", "gatehouse", "login", "--browser", *options)
+    process = machine.start(machine.python, "-m", "mlflow_gatehouse", "login", "--browser", *options)
     sign_in(read_until(process, r"^  (http\S+)"), person)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said

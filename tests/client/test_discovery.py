@@ -6,11 +6,11 @@ import pytest
 import requests
 import tomllib
 
-from gatehouse.client.server import OFFERED_SETTINGS, Server
 from gatehouse.pipeline import discovery
 from gatehouse.start import proxy_config
 from local.proxy_binary import ROOT
 from local.run import CLIENT_ID
+from mlflow_gatehouse.server import OFFERED_SETTINGS, Server
 from tests.client.conftest import AUDIENCES
 from tests.client.googleapis import GCLOUD_AUDIENCE
 from tests.client.openid import LOGIN_CLIENT_ID, OpenIdProvider

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from gatehouse.client import errors
-from gatehouse.client.sources import DECIDING, SOURCES
-from gatehouse.commands.cli import COMMANDS
 from local.proxy_binary import ROOT
+from mlflow_gatehouse import errors
+from mlflow_gatehouse.cli import COMMANDS
+from mlflow_gatehouse.sources import DECIDING, SOURCES
 
 DOCS = (ROOT / "docs" / "clients.md").read_text()
-CLIENT = "".join(path.read_text() for path in sorted((ROOT / "src" / "gatehouse" / "client").rglob("*.py")))
+CLIENT = "".join(path.read_text() for path in sorted((ROOT / "client" / "src").rglob("*.py")))
 
 
 def section(name: str) -> str:
@@ -36,4 +36,4 @@ def test_the_exit_codes_are_the_codes() -> None:
 
 
 def test_the_commands_exist() -> None:
-    assert set(re.findall(r"`gatehouse (\w+)", DOCS)) <= set(COMMANDS)
+    assert set(re.findall(r"mlflow-gatehouse (\w+)", DOCS)) <= set(COMMANDS)

@@ -1,4 +1,4 @@
-"""``gatehouse doctor --client``: the whole way, or the first link that is broken, with its exit code."""
+"""``mlflow-gatehouse doctor``: the whole way, or the first link that is broken, with its exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def links(said: str) -> list[str]:
 
 
 def test_the_whole_way_to_a_run_written_and_deleted(machine: Machine, google: Google) -> None:
-    done = machine.gatehouse("doctor", "--client", NO_GCE_CHECK="", env=google.as_metadata)
+    done = machine.gatehouse("doctor", NO_GCE_CHECK="", env=google.as_metadata)
     assert links(done.stdout) == [
         "settings", "plug-in", "server", "clock", "token", "identity", "run", "metric", "artifact", "deleted",
     ]  # fmt: skip
@@ -30,7 +30,7 @@ def test_the_whole_way_to_a_run_written_and_deleted(machine: Machine, google: Go
 
 def test_the_run_is_gone_afterwards(machine: Machine, openid: OpenIdProvider) -> None:
     environment = {"MLFLOW_TRACKING_TOKEN": openid.token()}
-    machine.gatehouse("doctor", "--client", env=environment)
+    machine.gatehouse("doctor", env=environment)
     text = """
 import mlflow
 print(len(mlflow.MlflowClient().search_runs(["0"], "tags.`gatehouse.doctor` = 'true'")))
@@ -46,13 +46,13 @@ print(len(mlflow.MlflowClient().search_runs(["0"], "tags.`gatehouse.doctor` = 't
         ({"MLFLOW_TRACKING_AUTH": ""}, 78, "plug-in", "export MLFLOW_TRACKING_AUTH=gatehouse"),
         ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, 69, "server", "no answer from http://127.0.0.1:9"),
         ({"MLFLOW_TRACKING_URI": "http://mlflow.example.com"}, 78, "server", "isn't https"),
-        ({}, 67, "token", "gatehouse login"),
+        ({}, 67, "token", "mlflow-gatehouse login"),
     ],
 )
 def test_the_first_broken_link_is_named_with_its_fix(
     machine: Machine, environment: dict[str, str], code: int, broken: str, said: str
 ) -> None:
-    done = machine.gatehouse("doctor", "--client", expect=code, env=environment)
+    done = machine.gatehouse("doctor", expect=code, env=environment)
     assert f"FAIL  {broken}" in done.stdout
     assert said in done.stderr
     assert "Fix: " in done.stderr
@@ -60,7 +60,7 @@ def test_the_first_broken_link_is_named_with_its_fix(
 
 def test_an_identity_that_is_not_let_in(machine: Machine, openid: OpenIdProvider) -> None:
     environment = {"MLFLOW_TRACKING_TOKEN": openid.token("mallory@evil.example")}
-    done = machine.gatehouse("doctor", "--client", expect=77, env=environment)
+    done = machine.gatehouse("doctor", expect=77, env=environment)
     assert "FAIL  identity" in done.stdout
     assert "doesn't let this identity in" in done.stderr
 
@@ -70,7 +70,7 @@ def test_a_wrong_clock(machine: Machine, openid: OpenIdProvider) -> None:
     server.clock_ahead = -7200
     with standing_in(server):
         environment = {"MLFLOW_TRACKING_URI": server.url, "MLFLOW_TRACKING_TOKEN": openid.token()}
-        done = machine.gatehouse("doctor", "--client", expect=76, env=environment)
+        done = machine.gatehouse("doctor", expect=76, env=environment)
     assert "FAIL  clock" in done.stdout
     assert "ahead of the server's" in done.stderr
 
@@ -78,9 +78,9 @@ def test_a_wrong_clock(machine: Machine, openid: OpenIdProvider) -> None:
 def test_a_viewer_is_told_that_writing_is_what_is_missing(machine: Machine, make_gate: Callable[..., Gate]) -> None:
     gate = make_gate(ACCESS_POLICY=str(ROOT / "local" / "access.yaml")).start().wait_ready()
     environment = {"MLFLOW_TRACKING_URI": gate.url, "MLFLOW_TRACKING_TOKEN": gate.provider.token("carol")}
-    done = machine.gatehouse("doctor", "--client", expect=77, env=environment)
+    done = machine.gatehouse("doctor", expect=77, env=environment)
     assert "you may read, and not write this: carol@example.com is a viewer here" in done.stderr
     assert "ask for the editor's role" in done.stderr
     environment["MLFLOW_TRACKING_TOKEN"] = gate.provider.token("alice")
-    done = machine.gatehouse("doctor", "--client", env=environment)
+    done = machine.gatehouse("doctor", env=environment)
     assert "17 bytes written, read and deleted" in done.stdout

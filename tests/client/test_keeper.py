@@ -10,7 +10,7 @@ from tests.client.openid import OpenIdProvider
 
 KEEPER = """
 import os, sys, threading, time
-from gatehouse.client.keeper import keeper_of
+from mlflow_gatehouse.keeper import keeper_of
 keeper = keeper_of(os.environ["MLFLOW_TRACKING_URI"])
 """
 
@@ -124,7 +124,7 @@ def test_a_refused_request_is_sent_once_more_with_a_new_token_and_its_whole_body
 ) -> None:
     text = """
 import os, pathlib, requests
-from gatehouse.client.auth import GatehouseAuth
+from mlflow_gatehouse.auth import GatehouseAuth
 url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow-artifacts/artifacts/retry/"
 content = os.urandom(3_000_000)
 pathlib.Path("file").write_bytes(b"skip" + content)
@@ -147,7 +147,7 @@ def test_a_stream_that_cannot_be_wound_back_is_not_sent_in_part(
 ) -> None:
     text = """
 import os, requests
-from gatehouse.client.auth import GatehouseAuth
+from mlflow_gatehouse.auth import GatehouseAuth
 url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow-artifacts/artifacts/stream/"
 with requests.Session() as session:
     session.auth = GatehouseAuth()
@@ -172,7 +172,7 @@ def test_a_token_that_is_refused_for_good_is_not_asked_for_over_and_over(
     google.mint = lambda **claims: openid.sign(key=forged, **claims)
     text = """
 import os, requests
-from gatehouse.client.auth import GatehouseAuth
+from mlflow_gatehouse.auth import GatehouseAuth
 for _ in range(5):
     try:
         requests.get(os.environ["MLFLOW_TRACKING_URI"] + "/version", auth=GatehouseAuth())

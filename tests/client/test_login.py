@@ -1,4 +1,4 @@
-"""``gatehouse login``: in a real browser and by device code, at a certified provider; kept, renewed, forgotten."""
+"""``mlflow-gatehouse login``: in a real browser and by device code, at a certified provider; kept, renewed, forgotten."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from gatehouse.client.identity import claims_of
+from mlflow_gatehouse.identity import claims_of
 from tests.client.conftest import PATIENCE, Machine, login, read_until
 from tests.client.openid import HOURLY_CLIENT_ID, LOGIN_CLIENT_ID, OpenIdProvider, sign_in
 from tests.support import missing, wait_for
@@ -43,7 +43,7 @@ def chromium(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 
 def test_a_person_signs_in_in_a_browser(machine: Machine, chromium: webdriver.Chrome) -> None:
-    process = machine.start(machine.python, "-m", "gatehouse", "login", "--browser")
+    process = machine.start(machine.python, "-m", "mlflow_gatehouse", "login", "--browser")
     chromium.get(read_until(process, r"^  (http\S+)"))
     chromium.find_element(By.NAME, "login").send_keys("alice@example.com")
     chromium.find_element(By.NAME, "password").send_keys("unused")
@@ -59,7 +59,7 @@ def test_a_person_signs_in_in_a_browser(machine: Machine, chromium: webdriver.Ch
 
 
 def test_a_person_signs_in_by_device_code(machine: Machine) -> None:
-    process = machine.start(machine.python, "-m", "gatehouse", "login", "--device")
+    process = machine.start(machine.python, "-m", "mlflow_gatehouse", "login", "--device")
     code = read_until(process, r"type the code (\S+)")
     assert re.fullmatch(r"[A-Z]{4}-[A-Z]{4}", code)
     sign_in(read_until(process, r"or go to (\S+)"), "bob@example.com")
@@ -91,7 +91,7 @@ def test_many_processes_at_once_renew_once(machine: Machine, openid: OpenIdProvi
     record["id_token"] = openid.sign(life=-60, aud=HOURLY_CLIENT_ID)
     kept.write_text(json.dumps(record))
     before = openid.granted("refresh_token")
-    processes = [machine.start(machine.python, "-m", "gatehouse", "token") for _ in range(6)]
+    processes = [machine.start(machine.python, "-m", "mlflow_gatehouse", "token") for _ in range(6)]
     tokens = [process.communicate(timeout=PATIENCE)[0].strip() for process in processes]
     assert len(set(tokens)) == 1
     assert tokens[0]
@@ -131,7 +131,7 @@ def test_a_sign_in_that_was_revoked_says_what_to_run(machine: Machine, openid: O
     kept.write_text(json.dumps(record))
     shown = machine.gatehouse("token", expect=67)
     assert "invalid_grant" in shown.stderr
-    assert f"sign in anew: gatehouse login {machine.url}" in shown.stderr
+    assert f"sign in anew: mlflow-gatehouse login {machine.url}" in shown.stderr
 
 
 def test_a_server_that_changes_its_mind_does_not_get_the_refresh_token(
@@ -144,7 +144,7 @@ def test_a_server_that_changes_its_mind_does_not_get_the_refresh_token(
 
 
 def test_another_pages_request_to_the_callback_does_not_end_the_sign_in(machine: Machine) -> None:
-    process = machine.start(machine.python, "-m", "gatehouse", "login", "--browser")
+    process = machine.start(machine.python, "-m", "mlflow_gatehouse", "login", "--browser")
     address = read_until(process, r"^  (http\S+)")
     port = re.search(r"redirect_uri=http%3A%2F%2F127.0.0.1%3A(\d+)%2Fcallback", address)
     assert port, address
@@ -158,7 +158,7 @@ def test_another_pages_request_to_the_callback_does_not_end_the_sign_in(machine:
 
 
 def test_a_person_who_declines_is_told_so(machine: Machine) -> None:
-    process = machine.start(machine.python, "-m", "gatehouse", "login", "--browser")
+    process = machine.start(machine.python, "-m", "mlflow_gatehouse", "login", "--browser")
     address = read_until(process, r"^  (http\S+)")
     with requests.Session() as browser:
         page = browser.get(address, timeout=10)

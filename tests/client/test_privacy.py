@@ -27,7 +27,7 @@ import mlflow
 logging.getLogger("mlflow").setLevel(logging.DEBUG)
 logging.getLogger("google").setLevel(logging.DEBUG)  # which is how google-auth is made to talk
 mlflow.search_experiments()
-from gatehouse.client.keeper import keeper_of
+from mlflow_gatehouse.keeper import keeper_of
 token = keeper_of(os.environ["MLFLOW_TRACKING_URI"]).current()
 print(repr(token), vars(keeper_of(os.environ["MLFLOW_TRACKING_URI"])))
 mlflow.MlflowClient().get_run("0" * 32)
@@ -100,7 +100,7 @@ def test_no_process_list_holds_the_token(machine: Machine, google: Google, openi
     google.mint = mint
     text = """
 import os, time
-from gatehouse.client.keeper import keeper_of
+from mlflow_gatehouse.keeper import keeper_of
 keeper_of(os.environ["MLFLOW_TRACKING_URI"]).current()
 open("has one", "w").close()
 while not os.path.exists("seen"):

@@ -20,7 +20,7 @@ MLFLOW_SEARCH = "import mlflow; mlflow.search_experiments()"
 # The same request as MLflow's, without the three seconds that MLflow takes to import.
 SEARCH = """
 import os, requests
-from gatehouse.client.plugin import GatehouseAuthProvider
+from mlflow_gatehouse.plugin import GatehouseAuthProvider
 url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/experiments/search"
 requests.post(url, json={"max_results": 1}, auth=GatehouseAuthProvider().get_auth()).raise_for_status()
 """
@@ -114,7 +114,7 @@ def test_a_proxy_between_this_machine_and_itself_is_refused(machine: Machine, op
 def test_an_identity_that_is_not_allowed_is_named(machine: Machine, openid: OpenIdProvider) -> None:
     said = search(machine, machine.url, MLFLOW_TRACKING_TOKEN=openid.token("mallory@evil.example"))
     assert f"{machine.url} knows mallory@evil.example, and doesn't let this identity in" in said
-    assert "gatehouse token --explain" in said
+    assert "mlflow-gatehouse token --explain" in said
 
 
 def test_a_token_of_another_signer_says_whose_it_is(machine: Machine, openid: OpenIdProvider) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from gatehouse.client.identity import claims_of
-from gatehouse.client.sources import SOURCES
+from mlflow_gatehouse.identity import claims_of
+from mlflow_gatehouse.sources import SOURCES
 from tests.client.conftest import Machine
 from tests.client.googleapis import (
     ACCOUNT,
@@ -40,7 +40,7 @@ def write(path: Path, content: object) -> str:
 
 
 def used(explained: str) -> str:
-    """The source that ``gatehouse token --explain`` marks."""
+    """The source that ``mlflow-gatehouse token --explain`` marks."""
     match = re.search(r"^→ (\w+) +used$", explained, re.MULTILINE)
     assert match, explained
     return match[1]
@@ -187,7 +187,7 @@ def test_no_source_at_all_lists_each_with_its_reason(machine: Machine) -> None:
     shown = machine.gatehouse("token", expect=67).stderr
     for source in SOURCES:
         assert f"    {source.name}: not here: " in shown
-    assert f"Fix: sign in: gatehouse login {machine.url}" in shown
+    assert f"Fix: sign in: mlflow-gatehouse login {machine.url}" in shown
 
 
 def test_the_source_can_be_chosen(machine: Machine, google: Google, openid: OpenIdProvider) -> None:

@@ -1,10 +1,9 @@
-"""``pip install gatehouse`` next to MLflow, oldest and newest: quick, light, and enough."""
+"""The client's wheel next to MLflow, oldest and newest: quick, light, and enough."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +17,11 @@ from tests.client.googleapis import ACCOUNT, Google
 from tests.client.openid import sign_in
 from tests.support import Gate
 
+BUILD = ROOT / "client" / "build_wheel.py"
 UV = [sys.executable, "-m", "uv"]
 #: What may come with the client: its two libraries and what these need.
 LIGHT = {
-    "gatehouse", "google-auth", "requests",
+    "mlflow-gatehouse", "google-auth", "requests",
     "certifi", "charset-normalizer", "idna", "urllib3",
     "cachetools", "cffi", "cryptography", "pyasn1", "pyasn1-modules", "pycparser", "rsa", "typing-extensions",
 }  # fmt: skip
@@ -44,13 +44,8 @@ print(json.dumps([mlflow.__version__, client.get_run(run).data.metrics["m"], bac
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from this tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    tree = folder / "tree"  # setuptools leaves its traces beside what it builds
-    shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    run(*UV, "build", "--quiet", "--wheel", "--no-build-isolation", "--out-dir", str(folder), str(tree))
-    return next(folder.glob("gatehouse-*.whl"))
+    built = run(sys.executable, str(BUILD), str(tmp_path_factory.mktemp("wheel")))
+    return Path(built.strip())
 
 
 def run(*command: str) -> str:
@@ -104,7 +99,7 @@ def test_the_wheel_serves_the_supported_mlflow(
 
 
 def test_the_oldest_supported_libraries_are_those_that_are_declared() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]
     assert project["dependencies"] == ["google-auth>=2.23", "requests>=2.28"]
     assert project["requires-python"] == ">=3.10"
 
@@ -118,7 +113,7 @@ def test_the_sign_in_is_kept_in_a_keyring_where_there_is_one(wheel: Path, tmp_pa
         "GATEHOUSE_KEYRING": "on",
         "PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring",
     }
-    process = machine.start(python, "-m", "gatehouse", "login", "--browser")
+    process = machine.start(python, "-m", "mlflow_gatehouse", "login", "--browser")
     sign_in(read_until(process, r"^  (http\S+)"))
     _, said = process.communicate(timeout=PATIENCE)
     assert "kept in the system's keyring" in said

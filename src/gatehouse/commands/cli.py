@@ -1,7 +1,4 @@
-"""The ``gatehouse`` command: a table of subcommands, each imported only when it is asked for.
-
-The light client installs this module too, so nothing of the server may be imported here.
-"""
+"""The ``gatehouse`` command: a table of subcommands, each imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -18,11 +15,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gc": ("gatehouse.database.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),
     "health": ("gatehouse.commands.health", "exit with 0 if the gate and MLflow behind it answer"),
-    "login": ("gatehouse.client.commands.login", "sign in to a tracking server, once for this machine"),
-    "logout": ("gatehouse.client.commands.logout", "forget that sign-in"),
-    "token": ("gatehouse.client.commands.token", "print an identity token, for curl"),
-    "whoami": ("gatehouse.client.commands.whoami", "show the identity that the server sees"),
 }
+#: What somebody may look for here and finds in the client's command.
+OF_THE_CLIENT = frozenset({"login", "logout", "token", "whoami"})
 
 
 def usage() -> str:
@@ -45,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"gatehouse {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"gatehouse: error: no such command: {name}\n\n{usage()}", file=sys.stderr)
+        hint = f"; the client has it: mlflow-gatehouse {name} (docs/clients.md)" if name in OF_THE_CLIENT else ""
+        print(f"gatehouse: error: no such command: {name}{hint}\n\n{usage()}", file=sys.stderr)
         return Exit.USAGE
     module = importlib.import_module(COMMANDS[name][0])
     return int(module.main(rest))

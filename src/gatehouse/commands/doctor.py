@@ -1,13 +1,12 @@
 """``gatehouse doctor``: look at everything that a start depends on, change nothing, and say what is wrong.
 
 It looks at the settings, the database and its schema, the artifact store, and the identity provider's keys.
-With ``--client`` it looks from the training script's side instead (gatehouse.client.doctor).
+From the training script's side looks the client's own: ``mlflow-gatehouse doctor``.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import sys
@@ -151,9 +150,6 @@ def default_template() -> Path:
 
 def main(argv: list[str]) -> int:
     """Run the command; return 0, or the exit code of the first thing that is wrong."""
-    if "--client" in argv:
-        client = importlib.import_module("gatehouse.client.doctor")
-        return int(client.main([argument for argument in argv if argument != "--client"]))
     parser = argparse.ArgumentParser(prog="gatehouse doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument(

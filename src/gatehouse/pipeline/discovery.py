@@ -41,11 +41,11 @@ def document(
 
     Args:
         issuer: the OpenID provider at which people sign in.
-        client_id: its public client for ``gatehouse login``; None if nobody signs in from the command line.
+        client_id: its public client for ``mlflow-gatehouse login``; None if nobody signs in from the command line.
         audiences: every audience of a token that the proxy takes.
         mlflow: settings of MLflow's client that this server offers, for example
             ``{"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": True}``. The plug-in takes up those that it knows
-            (``gatehouse.client.server.OFFERED_SETTINGS``), where its user has set nothing.
+            (``OFFERED_SETTINGS`` in the client's ``server.py``), where its user has set nothing.
     """
     named = {
         "issuer": issuer,

@@ -298,7 +298,9 @@ TABLE: tuple[Setting, ...] = (
         "60",
     ),
     Setting("OAUTH_PROXY_CONFIG", parse_file, "a complete oauth2-proxy file, used instead of the template"),
-    Setting("LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `gatehouse login`"),
+    Setting(
+        "LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `mlflow-gatehouse login`"
+    ),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
     Setting("AUDIT_READS", parse_switch, "`true`: the audit log has a line for each read too", "false"),
     Setting("APP_ENV", parse_environment_name, "which section of the access policy applies", "development"),

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 
-from gatehouse.client.auth import GatehouseAuth, trusted_origins
-from gatehouse.client.errors import ClientError
-from gatehouse.client.keeper import keeper_of
+from mlflow_gatehouse.auth import GatehouseAuth, trusted_origins
+from mlflow_gatehouse.errors import ClientError
+from mlflow_gatehouse.keeper import keeper_of
 
 
 class GatehouseAuthProvider:

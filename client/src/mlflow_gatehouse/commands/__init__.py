@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from gatehouse.client.errors import EX_USAGE, ClientError, ConfigurationError
-from gatehouse.client.server import origin_of
+from mlflow_gatehouse.errors import EX_USAGE, ClientError, ConfigurationError
+from mlflow_gatehouse.server import origin_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,8 +21,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(command: str, description: str) -> Parser:
-    """A parser for ``gatehouse COMMAND [SERVER]``."""
-    result = Parser(prog=f"gatehouse {command}", description=description)
+    """A parser for ``mlflow-gatehouse COMMAND [SERVER]``."""
+    result = Parser(prog=f"mlflow-gatehouse {command}", description=description)
     result.add_argument(
         "server", nargs="?", help="address of the tracking server; MLFLOW_TRACKING_URI if it isn't given"
     )
@@ -57,8 +57,8 @@ def run(command: str, action: Callable[[], int]) -> int:
     try:
         return action()
     except ClientError as error:
-        say(f"gatehouse {command}: error: {error}")
+        say(f"mlflow-gatehouse {command}: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        say(f"gatehouse {command}: interrupted")
+        say(f"mlflow-gatehouse {command}: interrupted")
         return 130

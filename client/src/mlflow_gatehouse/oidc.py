@@ -22,10 +22,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import requests
 
-from gatehouse.client import store
-from gatehouse.client.errors import ClientError, ConfigurationError, NoIdentity, Unreachable
-from gatehouse.client.identity import IdentityToken, claims_of
-from gatehouse.client.server import TIMEOUT, is_loopback
+from mlflow_gatehouse import store
+from mlflow_gatehouse.errors import ClientError, ConfigurationError, NoIdentity, Unreachable
+from mlflow_gatehouse.identity import IdentityToken, claims_of
+from mlflow_gatehouse.server import TIMEOUT, is_loopback
 
 SIGN_IN_TIMEOUT = 300.0  # seconds that a person has in the browser
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
@@ -309,7 +309,7 @@ def sign_in_by_device(
             interval += 5  # RFC 8628, 3.5
         elif error != "authorization_pending":
             return _checked(provider, client, status, tokens, None)
-    raise SignInFailed("the code ran out before anybody signed in", "gatehouse login --device")
+    raise SignInFailed("the code ran out before anybody signed in", "mlflow-gatehouse login --device")
 
 
 # --- tokens ----------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def _checked(
 ) -> dict[str, Any]:
     """Check a token response (OpenID Connect Core 3.1.3.7)."""
     if status != 200:
-        fix = "gatehouse login"
+        fix = "mlflow-gatehouse login"
         if tokens.get("error") == "invalid_client":
             fix = f"register {client.id} as a public client (no secret), or give --client-secret-file"
         raise SignInFailed(f"{provider.issuer} refused (HTTP {status}): {_said(tokens)}", fix)
@@ -370,14 +370,14 @@ def living_token(origin: str, refused: str | None = None) -> str:
     with store.locked(origin):
         record = store.load(origin)
         if record is None:
-            raise SignInFailed("nobody has signed in", f"gatehouse login {origin}")
+            raise SignInFailed("nobody has signed in", f"mlflow-gatehouse login {origin}")
         identity = str(record["id_token"])
         if identity != refused and IdentityToken.parse(identity, "login", minted=False).fresh(time.time()):
             return identity
         if not record.get("refresh_token"):
             raise SignInFailed(
                 f"the sign-in at {record['issuer']} has ended, and it gave no refresh token",
-                f"gatehouse login {origin}",
+                f"mlflow-gatehouse login {origin}",
             )
         client = Client(record["client_id"], record.get("client_secret"))
         status, tokens = _call(
@@ -391,10 +391,10 @@ def living_token(origin: str, refused: str | None = None) -> str:
             tokens = _checked(Provider(record["issuer"], {}), client, status, tokens, None)
         except SignInFailed as error:
             raise SignInFailed(
-                f"the sign-in can't be renewed: {error.problem}", f"sign in anew: gatehouse login {origin}"
+                f"the sign-in can't be renewed: {error.problem}", f"sign in anew: mlflow-gatehouse login {origin}"
             ) from None
         if claims_of(tokens["id_token"]).get("sub") != claims_of(identity).get("sub"):
-            raise SignInFailed("the renewed token is somebody else's", f"sign in anew: gatehouse login {origin}")
+            raise SignInFailed("the renewed token is somebody else's", f"sign in anew: mlflow-gatehouse login {origin}")
         record["id_token"] = tokens["id_token"]
         record["refresh_token"] = tokens.get("refresh_token") or record["refresh_token"]
         store.save(origin, record)

@@ -1,19 +1,19 @@
-"""``gatehouse token``: print an identity token, for curl and whatever else takes a bearer token."""
+"""``mlflow-gatehouse token``: print an identity token, for curl and whatever else takes a bearer token."""
 
 from __future__ import annotations
 
 import time
 
-from gatehouse.client import sources
-from gatehouse.client.commands import chosen_origin, parser, run, say
-from gatehouse.client.errors import NoIdentity
-from gatehouse.client.identity import IdentityToken
-from gatehouse.client.server import Server, discover
+from mlflow_gatehouse import sources
+from mlflow_gatehouse.commands import chosen_origin, parser, run, say
+from mlflow_gatehouse.errors import NoIdentity
+from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.server import Server, discover
 
 
 def main(argv: list[str]) -> int:
     """Print the token alone, or with ``--explain`` all but the token."""
-    options = parser("token", 'Print an identity token: curl -H "Authorization: Bearer $(gatehouse token)" …')
+    options = parser("token", 'Print an identity token: curl -H "Authorization: Bearer $(mlflow-gatehouse token)" …')
     options.add_argument(
         "--explain",
         action="store_true",

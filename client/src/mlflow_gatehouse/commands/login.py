@@ -1,4 +1,4 @@
-"""``gatehouse login``: sign in at the server's OpenID provider, once, for this machine."""
+"""``mlflow-gatehouse login``: sign in at the server's OpenID provider, once, for this machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from gatehouse.client import oidc
-from gatehouse.client.commands import chosen_origin, parser, run, say
-from gatehouse.client.errors import ConfigurationError
-from gatehouse.client.identity import IdentityToken
-from gatehouse.client.server import discover
+from mlflow_gatehouse import oidc
+from mlflow_gatehouse.commands import chosen_origin, parser, run, say
+from mlflow_gatehouse.errors import ConfigurationError
+from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.server import discover
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         if not issuer or not client_id:
             raise ConfigurationError(
                 f"{origin} doesn't say at which provider and as which client to sign in",
-                "gatehouse login --issuer https://… --client-id …, or set LOGIN_CLIENT_ID at the server",
+                "mlflow-gatehouse login --issuer https://… --client-id …, or set LOGIN_CLIENT_ID at the server",
             )
         client = oidc.Client(client_id, _secret(arguments.client_secret_file))
         provider = oidc.Provider.discover(issuer)

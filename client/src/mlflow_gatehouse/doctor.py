@@ -1,4 +1,4 @@
-"""``gatehouse doctor --client``: from the settings to a run written and deleted, link by link.
+"""``mlflow-gatehouse doctor``: from the settings to a run written and deleted, link by link.
 
 Needs no MLflow: it speaks to the server as the plug-in does, so what works here works there.
 """
@@ -15,13 +15,13 @@ from typing import Any
 
 import requests
 
-from gatehouse.client.auth import GatehouseAuth
-from gatehouse.client.commands import chosen_origin, parser, run
-from gatehouse.client.commands.whoami import seen_as
-from gatehouse.client.errors import ClientError, ConfigurationError, Intercepted, Refused, Unreachable
-from gatehouse.client.keeper import keeper_of
-from gatehouse.client.refusals import SKEW, skew_of
-from gatehouse.client.server import TIMEOUT, WELL_KNOWN, discover
+from mlflow_gatehouse.auth import GatehouseAuth
+from mlflow_gatehouse.commands import chosen_origin, parser, run
+from mlflow_gatehouse.commands.whoami import seen_as
+from mlflow_gatehouse.errors import ClientError, ConfigurationError, Intercepted, Refused, Unreachable
+from mlflow_gatehouse.keeper import keeper_of
+from mlflow_gatehouse.refusals import SKEW, skew_of
+from mlflow_gatehouse.server import TIMEOUT, WELL_KNOWN, discover
 
 OLDEST_MLFLOW = (2, 9)
 CONTENT = b"gatehouse doctor\n"
@@ -29,8 +29,7 @@ CONTENT = b"gatehouse doctor\n"
 
 def main(argv: list[str]) -> int:
     """Check each link in turn; stop at the first that is broken, with its exit code."""
-    options = parser("doctor --client", "Check the way from this machine to the tracking server.")
-    options.add_argument("--client", action="store_true", help="(what brought you here)")
+    options = parser("doctor", "Check the way from this machine to the tracking server.")
     options.add_argument("--experiment", default="0", help="id of the experiment for the trial run (default 0)")
     arguments = options.parse_args(argv)
 
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> int:
             print(f"ok    {step:<9} {result}", flush=True)
         return 0
 
-    return run("doctor --client", action)
+    return run("doctor", action)
 
 
 def _check(link: str, check: Callable[[], str]) -> str:
@@ -155,7 +154,7 @@ class Trial:
         if answer.status_code >= 400:
             raise Refused(
                 f"{method} {path}: HTTP {answer.status_code}: {_message(answer)}",
-                "see the server's log: gatehouse doctor",
+                "see the server's log, or at the server: gatehouse doctor",
             )
         return answer
 
@@ -163,7 +162,7 @@ class Trial:
         body = {
             "experiment_id": self._experiment,
             "start_time": int(time.time() * 1000),
-            "run_name": "gatehouse doctor",
+            "run_name": "mlflow-gatehouse doctor",
             "tags": [{"key": "gatehouse.doctor", "value": "true"}],
         }
         made = self._call("POST", "/api/2.0/mlflow/runs/create", json=body).json()

@@ -13,10 +13,10 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from gatehouse.client.errors import ClientError, Intercepted, Refused
-from gatehouse.client.identity import IdentityToken
-from gatehouse.client.server import Server, origin_of
-from gatehouse.client.sources import objection, remedy
+from mlflow_gatehouse.errors import ClientError, Intercepted, Refused
+from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.server import Server, origin_of
+from mlflow_gatehouse.sources import objection, remedy
 
 SKEW = 60.0  # seconds by which a clock may be wrong before it is worth a word
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -86,7 +86,7 @@ def problem_of(
         return Intercepted(
             f"{_place(response)} answered with a web page where MLflow answers with data; nothing was stored",
             "check that MLFLOW_TRACKING_URI is the tracking server's address, and what stands in between: "
-            "gatehouse doctor --client",
+            "mlflow-gatehouse doctor",
         )
     return None
 
@@ -112,7 +112,7 @@ def _redirect(response: requests.Response, token: IdentityToken | None, server: 
     where = origin_of(target) or "another page"
     return Intercepted(
         f"{_place(response)} wants a sign-in at {where} (HTTP {response.status_code}); nothing was stored",
-        "this address is for browsers, or the server takes no bearer tokens: gatehouse doctor --client",
+        "this address is for browsers, or the server takes no bearer tokens: mlflow-gatehouse doctor",
     )
 
 
@@ -146,7 +146,7 @@ def _unauthenticated(
     issuer, audience = token.claims.get("iss", "unknown"), ", ".join(token.audiences) or "none"
     return Refused(
         f"{who} (issuer {issuer}, audience {audience})",
-        "gatehouse token --explain shows where it comes from; the server must be set to take such tokens",
+        "mlflow-gatehouse token --explain shows where it comes from; the server must be set to take such tokens",
     )
 
 
@@ -158,5 +158,5 @@ def _forbidden(response: requests.Response, token: IdentityToken, server: Server
         )
     return Refused(
         f"{server.origin} knows {token.email or token.claims.get('sub')}, and doesn't let this identity in",
-        "ask who runs the server to let it in, or use another: gatehouse token --explain",
+        "ask who runs the server to let it in, or use another: mlflow-gatehouse token --explain",
     )

@@ -1,6 +1,7 @@
-"""The client: identity tokens for MLflow's SDK and the command line that outlive a training run.
+"""Gatehouse's client: identity tokens for MLflow's SDK and the command line that outlive a training run.
 
-Depends on google-auth and requests alone; nothing here imports the server's side.
+A distribution of its own (``mlflow-gatehouse``), which depends on google-auth and requests alone: a training
+environment gets nothing of the server.
 
 =================  ==============================================================================
 module             what it holds
@@ -13,7 +14,10 @@ module             what it holds
 ``server``         the tracking server's origin, and what it says of itself
 ``refusals``       what an answer that isn't MLflow's means, in words
 ``oidc``, ``store``  sign-in at an OpenID provider; where its result is kept
-``doctor``         ``gatehouse doctor --client``
-``commands``       ``gatehouse login``, ``logout``, ``whoami`` and ``token``
+``doctor``         ``mlflow-gatehouse doctor``
+``cli``, ``commands``  the command ``mlflow-gatehouse``: ``login``, ``logout``, ``whoami`` and ``token``
 =================  ==============================================================================
 """
+
+#: The server's own: each hands out the client that it was made with.
+__version__ = "0.1.0"

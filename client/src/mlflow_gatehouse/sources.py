@@ -2,7 +2,7 @@
 
 What a person sets by hand goes before what happens to be around. A source says :class:`NotHere` when it
 isn't configured, and the next one is asked; :func:`first_token` keeps the reasons for
-``gatehouse token --explain``. google-auth does the talking to Google.
+``mlflow-gatehouse token --explain``. google-auth does the talking to Google.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from google.auth.compute_engine import _metadata as gce_metadata
 from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
-from gatehouse.client import store
-from gatehouse.client.errors import ClientError, ConfigurationError, NoIdentity
-from gatehouse.client.identity import IdentityToken
-from gatehouse.client.server import Server
+from mlflow_gatehouse import store
+from mlflow_gatehouse.errors import ClientError, ConfigurationError, NoIdentity
+from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.server import Server
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 GCLOUD_TIMEOUT = 60.0  # seconds; a cold gcloud takes 1 to 3, behind a slow proxy 20
@@ -299,11 +299,11 @@ def from_gcloud(server: Server, _refused: str | None) -> str:
 
 
 def from_login(server: Server, refused: str | None) -> str:
-    """What ``gatehouse login`` kept, renewed at the provider when it is due."""
+    """What ``mlflow-gatehouse login`` kept, renewed at the provider when it is due."""
     record = store.load(server.origin)
     if record is None:
-        raise NotHere(f"nobody has signed in: gatehouse login {server.origin}")
-    from gatehouse.client import oidc
+        raise NotHere(f"nobody has signed in: mlflow-gatehouse login {server.origin}")
+    from mlflow_gatehouse import oidc
 
     return oidc.living_token(server.origin, refused)
 
@@ -316,7 +316,7 @@ SOURCES: tuple[Source, ...] = (
     Source("impersonation", "an impersonated service account", from_impersonation),
     Source("user", "application default credentials of a person", from_user),
     Source("gcloud", "gcloud's active account", from_gcloud),
-    Source("login", "gatehouse login", from_login),
+    Source("login", "mlflow-gatehouse login", from_login),
 )
 
 #: Every variable that decides which source is used: when one changes, the choice is made anew.
@@ -409,7 +409,7 @@ def remedy(problem: str, token: IdentityToken, server: Server) -> str:
     """The fix for what :func:`objection` found."""
     if "audience" in problem:
         fitting = sorted(server.audiences)[0] if server.audiences else server.origin
-        return f"export GATEHOUSE_AUDIENCE={fitting} (for a service account), or gatehouse login (for a person)"
+        return f"export GATEHOUSE_AUDIENCE={fitting} (for a service account), or mlflow-gatehouse login (for a person)"
     if "e-mail" in problem:
         return "ask for the e-mail: scope email, or for a service account --include-email / format=full"
     if "ended" in problem:
@@ -443,5 +443,5 @@ def first_token(
     fixes = [item.fix for item in tried if item.configured and item.fix]
     raise NoIdentity(
         f"no identity token for {server.origin}. Asked in this order:\n{reasons}",
-        fixes[0] if fixes else f"sign in: gatehouse login {server.origin}",
+        fixes[0] if fixes else f"sign in: mlflow-gatehouse login {server.origin}",
     )

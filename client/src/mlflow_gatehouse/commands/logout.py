@@ -1,9 +1,9 @@
-"""``gatehouse logout``: forget the sign-in for a server, here and at the provider."""
+"""``mlflow-gatehouse logout``: forget the sign-in for a server, here and at the provider."""
 
 from __future__ import annotations
 
-from gatehouse.client import oidc
-from gatehouse.client.commands import chosen_origin, parser, run, say
+from mlflow_gatehouse import oidc
+from mlflow_gatehouse.commands import chosen_origin, parser, run, say
 
 
 def main(argv: list[str]) -> int:

@@ -16,11 +16,11 @@ import requests
 from requests.auth import AuthBase
 from requests.utils import rewind_body
 
-from gatehouse.client.errors import Refused
-from gatehouse.client.identity import IdentityToken
-from gatehouse.client.keeper import keeper_of
-from gatehouse.client.refusals import problem_of
-from gatehouse.client.server import Server, origin_of, require_private
+from mlflow_gatehouse.errors import Refused
+from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.keeper import keeper_of
+from mlflow_gatehouse.refusals import problem_of
+from mlflow_gatehouse.server import Server, origin_of, require_private
 
 
 def trusted_origins() -> frozenset[str]:

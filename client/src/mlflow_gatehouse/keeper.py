@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from gatehouse.client import sources
-from gatehouse.client.errors import ClientError, Unreachable
-from gatehouse.client.identity import IdentityToken
-from gatehouse.client.server import Server, discover
+from mlflow_gatehouse import sources
+from mlflow_gatehouse.errors import ClientError, Unreachable
+from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.server import Server, discover
 
 _logger = logging.getLogger(__name__)
 

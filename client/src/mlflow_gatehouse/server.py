@@ -1,6 +1,6 @@
 """The tracking server: its origin, whether a token may travel there, and what it says of itself.
 
-A server publishes ``/.well-known/gatehouse`` (see :mod:`gatehouse.discovery`) without a sign-in. What stands
+A server publishes ``/.well-known/gatehouse`` without a sign-in. What stands
 there may *narrow* what the client does (a token that the server wouldn't take isn't sent) and fill in
 defaults; it can't make the client ask for a token for somebody else's audience: a hostile server could play
 that token elsewhere.
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.utils import get_environ_proxies, select_proxy
 
-from gatehouse.client.errors import ConfigurationError, Unreachable
+from mlflow_gatehouse.errors import ConfigurationError, Unreachable
 
 WELL_KNOWN = "/.well-known/gatehouse"
 TIMEOUT = (5, 20)  # seconds to connect, to answer: a container that starts from zero takes a while

@@ -1,4 +1,4 @@
-"""``gatehouse whoami``: as whom this machine comes, by its token and by the server's word."""
+"""``mlflow-gatehouse whoami``: as whom this machine comes, by its token and by the server's word."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 
 import requests
 
-from gatehouse.client import sources
-from gatehouse.client.auth import GatehouseAuth
-from gatehouse.client.commands import chosen_origin, parser, run
-from gatehouse.client.commands.token import describe
-from gatehouse.client.errors import Unreachable
-from gatehouse.client.keeper import keeper_of
-from gatehouse.client.server import TIMEOUT
+from mlflow_gatehouse import sources
+from mlflow_gatehouse.auth import GatehouseAuth
+from mlflow_gatehouse.commands import chosen_origin, parser, run
+from mlflow_gatehouse.commands.token import describe
+from mlflow_gatehouse.errors import Unreachable
+from mlflow_gatehouse.keeper import keeper_of
+from mlflow_gatehouse.server import TIMEOUT
 
 
 def main(argv: list[str]) -> int:

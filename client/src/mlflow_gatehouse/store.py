@@ -1,4 +1,4 @@
-"""Where ``gatehouse login`` keeps its result: the system's keyring if there is one, else a private file.
+"""Where ``mlflow-gatehouse login`` keeps its result: the system's keyring if there is one, else a private file.
 
 One record for each server: the provider's endpoints as they were at sign-in (a server that changes its mind
 can't have the refresh token sent elsewhere), the refresh token, and the current identity token, so that many
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gatehouse.client.errors import ConfigurationError
+from mlflow_gatehouse.errors import ConfigurationError
 
 KEYRING_SERVICE = "gatehouse"
 
@@ -104,7 +104,7 @@ def load(origin: str) -> dict[str, Any] | None:
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise ConfigurationError(f"the sign-in kept for {origin} is damaged", f"gatehouse login {origin}")
+        raise ConfigurationError(f"the sign-in kept for {origin} is damaged", f"mlflow-gatehouse login {origin}")
     return record
 
 
