@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +33,9 @@ START_LIMIT_S = 120
 FIX = "tests/container/engine.sh up, as root on Debian; elsewhere, install Docker"
 #: What engine.sh had to make.
 MADE = ROOT / ".build" / "engine"
+
+#: Linux's request for an interface's IPv4 address (netdevice(7)).
+SIOCGIFADDR = 0x8915
 
 #: Where Cloud Run mounts a Cloud SQL instance's socket.
 CLOUD_SQL = "/cloudsql/project:region:instance"
@@ -56,6 +62,18 @@ def connect() -> Any:
     except docker.errors.DockerException as error:
         missing(f"a Docker engine ({error})", FIX)
     return engine
+
+
+def address_on_bridge(engine: Any) -> str:
+    """Return this machine's address on the engine's default network, at which its containers reach it.
+
+    The interface has it always; the network's own description lacks the gateway after an engine's very first start.
+    """
+    options = engine.networks.get("bridge").attrs["Options"]
+    name = options["com.docker.network.bridge.name"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        answer = fcntl.ioctl(asking, SIOCGIFADDR, struct.pack("256s", name.encode()))
+    return socket.inet_ntoa(answer[20:24])
 
 
 def base_image() -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.artifacts.google_server import GoogleServer
-from tests.container.parts import Engine, Site, socket_mount, socket_url
+from tests.container.parts import Engine, Site, address_on_bridge, socket_mount, socket_url
 from tests.support import Postgres
 
 MIB = 1024 * 1024
@@ -58,8 +58,7 @@ os.remove(got)
 @pytest.fixture
 def google(docker_client: object) -> Iterator[GoogleServer]:
     """An object store that containers can reach."""
-    bridge = docker_client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]  # type: ignore[attr-defined]
-    server = GoogleServer(listen=bridge)
+    server = GoogleServer(listen=address_on_bridge(docker_client))
     yield server
     server.kill()
 
