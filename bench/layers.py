@@ -40,7 +40,8 @@ SERVER = """
 import os, sys
 from pathlib import Path
 import uvicorn
-from gatehouse.upstream import application as mlflow_app
+from gatehouse.start import mlflow_app
+from gatehouse.upstream import application as upstream_application
 from gatehouse.start.settings import load
 
 folder, layered = Path(sys.argv[1]), sys.argv[2] == "with"
@@ -51,7 +52,7 @@ if layered:
     app = application.build(settings, folder, os.environ)
 else:
     from gatehouse.pipeline.dispatch import Dispatcher
-    app = Dispatcher(mlflow_app.load(), mlflow_app.load_flask())
+    app = Dispatcher(upstream_application.load(), upstream_application.load_flask())
 mlflow_app.open_stores()
 uvicorn.run(app, uds=str(folder / "socket"), log_config=None, access_log=False, proxy_headers=False, server_header=False)
 """
@@ -62,7 +63,8 @@ ALONE = """
 import asyncio, json, os, sys, time
 from pathlib import Path
 from gatehouse.start import application
-from gatehouse.upstream import application as mlflow_app
+from gatehouse.start import mlflow_app
+from gatehouse.upstream import application as upstream_application
 from gatehouse.start.settings import load
 
 folder, headers = Path(sys.argv[1]), [tuple(part.encode() for part in pair) for pair in json.loads(sys.argv[2])]

@@ -11,8 +11,9 @@ from mlflow.server import constants, handlers
 from mlflow.store.db import utils
 
 from gatehouse.database import schema
+from gatehouse.start import mlflow_app
 from gatehouse.start.settings import load
-from gatehouse.upstream import application as mlflow_app
+from gatehouse.upstream import migrations
 from local.proxy_binary import ROOT
 
 
@@ -68,4 +69,4 @@ def test_the_schema_is_still_made_from_the_first_tables_and_all_migrations() -> 
 
 
 def test_the_newest_revision_is_read_off_the_files_as_alembic_finds_it_by_running_them() -> None:
-    assert schema.wanted_revision() == schema.migrations().get_current_head()
+    assert schema.wanted_revision() == migrations.scripts().get_current_head()

@@ -18,6 +18,7 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 from gatehouse.database import schema
 from gatehouse.exit_codes import Exit
 from gatehouse.start.settings import parse_database
+from gatehouse.upstream import migrations
 from tests.support import Gate, Postgres, wait_for
 
 
@@ -39,7 +40,7 @@ def make_older(uri: str) -> str:
     from alembic import command
     from mlflow.store.db.utils import _get_alembic_config
 
-    older = schema.migrations().get_revisions("head")[0].down_revision
+    older = migrations.scripts().get_revisions("head")[0].down_revision
     engine = sqlalchemy.create_engine(uri)
     InitialBase.metadata.create_all(engine)
     config = _get_alembic_config(uri)
@@ -96,7 +97,7 @@ def test_four_gates_at_once_on_an_empty_database_all_become_ready(
     for gate in gates:
         gate.wait_ready()
     assert experiments(gates[0]) == {"Default"}
-    assert revision(parse_database(database)) == schema.migrations().get_current_head()
+    assert revision(parse_database(database)) == migrations.scripts().get_current_head()
 
 
 def test_opening_the_stores_for_the_first_time_is_one_instance_s_at_a_time(uri: str) -> None:
@@ -104,7 +105,7 @@ def test_opening_the_stores_for_the_first_time_is_one_instance_s_at_a_time(uri: 
     assert migrate(uri).returncode == Exit.OK
     script = (
         "import sys, time, pathlib\n"
-        "from gatehouse import schema\n"
+        "from gatehouse.database import schema\n"
         "from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore\n"
         "folder = pathlib.Path(sys.argv[2]); (folder / sys.argv[3]).touch()\n"
         "while len(list(folder.iterdir())) < 4: time.sleep(0.001)\n"

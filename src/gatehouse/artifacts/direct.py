@@ -19,7 +19,7 @@ from urllib.parse import quote
 from mlflow.entities.multipart_upload import CreateMultipartUploadResponse, MultipartUploadCredential
 from mlflow.entities.presigned_download import PresignedDownloadUrlResponse
 from mlflow.environment_variables import MLFLOW_PRESIGNED_DOWNLOAD_URL_TTL_SECONDS
-from mlflow.exceptions import MlflowException, _UnsupportedMultipartUploadException
+from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, NOT_IMPLEMENTED
 from mlflow.store.artifact.artifact_repo import MultipartDownloadMixin, MultipartUploadMixin
 
@@ -27,6 +27,7 @@ from gatehouse.artifacts import paths
 from gatehouse.artifacts.repository import StoreRepository, told
 from gatehouse.artifacts.stores.base import CannotSign
 from gatehouse.pipeline.discovery import DIRECT_FROM_BYTES
+from gatehouse.upstream.artifacts import unsupported_multipart
 
 if TYPE_CHECKING:
     from mlflow.entities.multipart_upload import MultipartUploadPart
@@ -58,7 +59,7 @@ class DirectRepository(StoreRepository, MultipartUploadMixin, MultipartDownloadM
                 upload = self.store.begin_multipart(path, num_parts, UPLOAD_S)
             except CannotSign as error:
                 _logger.warning("an upload goes through the server, not straight to the bucket: %s", error)
-                text = f"{_UnsupportedMultipartUploadException.MESSAGE}. {error}"
+                text = f"{unsupported_multipart()}. {error}"
                 raise MlflowException(text, NOT_IMPLEMENTED) from None
         credentials = [
             MultipartUploadCredential(url=part.url, part_number=number, headers=part.headers)

@@ -30,6 +30,15 @@ from gatehouse.artifacts.stores.base import PIECE, Damaged, NotFound, Stat, Stor
 from gatehouse.pipeline.access import ROUTE
 from gatehouse.pipeline.body import Disconnected, declared_length, read_or_refuse, replay
 from gatehouse.pipeline.responses import error_response, response, send_all
+from gatehouse.upstream.artifacts import (
+    check_attachment,
+    content_disposition,
+    is_served,
+    media_type,
+    path_in_store,
+    trace_location,
+)
+from gatehouse.upstream.stores import registry_store, tracking_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -89,37 +98,34 @@ def locate(operation: str, route: Route, query: Mapping[str, str]) -> str | None
         BadPath: if no artifact may have that path.
         MlflowException: as MLflow's own handlers would, for instance because there is no such run.
     """
-    from mlflow.server import handlers
-    from mlflow.store.artifact.artifact_repo import _validate_attachment_path
-
     if operation in {"download_artifact", "upload_artifact"}:
         return paths.from_client(route.variables["artifact_path"])
     named = query.get("artifact_file_path" if operation == "serve_get_logged_model_artifact" else "path")
     if not named:
         return None
     path = paths.from_client(named)
-    tracking = handlers._get_tracking_store()
+    tracking = tracking_store()
     if operation == "serve_artifacts":
         root = tracking.get_run(query.get("run_id") or query.get("run_uuid")).info.artifact_uri
     elif operation == "serve_upload_artifact":
         info = tracking.get_run(query.get("run_uuid")).info
         root = info.artifact_uri
-        if handlers._is_servable_proxied_run_artifact_root(root):
+        if is_served(root):
             # MLflow's own handler doesn't look at the experiment's location here.
             return paths.check(posixpath.join(info.experiment_id, info.run_id, "artifacts", path))
     elif operation == "serve_model_version_artifact":
-        registry = handlers._get_model_registry_store()
+        registry = registry_store()
         root = registry.get_model_version_download_uri(query.get("name"), query.get("version"))
     elif operation == "serve_get_logged_model_artifact":
         root = tracking.get_logged_model(route.variables["model_id"]).artifact_location
     else:
-        _validate_attachment_path(path)
+        check_attachment(path)
         trace = tracking.get_trace_info(query.get("request_id"))
-        root = handlers.get_artifact_uri_for_trace(trace)
+        root = trace_location(trace)
         path = f"attachments/{path}"
-    if not handlers._is_servable_proxied_run_artifact_root(root):
+    if not is_served(root):
         return None
-    return paths.check(handlers._get_proxied_run_artifact_destination_path(root, path))
+    return paths.check(path_in_store(root, path))
 
 
 _LOCATED = _UPLOADS | {
@@ -515,16 +521,13 @@ def _quoted(stat: Stat) -> bytes:
 
 def _headers(stat: Stat, path: str) -> list[tuple[bytes, bytes]]:
     """Return the headers of an artifact, whichever part of it is sent."""
-    from mlflow.server.handlers import _content_disposition_attachment
-    from mlflow.utils.mime_type_utils import _guess_mime_type
-
-    kind = _guess_mime_type(path)
+    kind = media_type(path)
     headers = [
         (b"content-type", (f"{kind}; charset=utf-8" if kind.startswith("text/") else kind).encode()),
         # Whatever somebody stored must not run as this site: not opened but saved, and if opened, in a sandbox.
         (
             b"content-disposition",
-            _content_disposition_attachment(posixpath.basename(path)).encode("latin-1", "replace"),
+            content_disposition(posixpath.basename(path)).encode("latin-1", "replace"),
         ),
         (b"content-security-policy", b"sandbox; default-src 'none'"),
         (b"x-content-type-options", b"nosniff"),

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
-from mlflow.store.artifact import artifact_repository_registry
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
 from gatehouse.artifacts import paths
 from gatehouse.artifacts.stores.base import PIECE, Full, Store, StoreError
+from gatehouse.upstream.artifacts import register_repository, repository_of_scheme
 
 
 class MlflowStoreError(MlflowException):  # type: ignore[misc]  # MLflow is untyped
@@ -117,8 +117,7 @@ def register(
 ) -> None:
     """Let MLflow, in this process, use the store for whatever lies at or below ``destination``, and for nothing else."""
     scheme = urlsplit(destination).scheme
-    registry = artifact_repository_registry._artifact_repository_registry
-    others = registry._registry[scheme]
+    others = repository_of_scheme(scheme)
 
     def make(artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> Any:
         options = {"tracking_uri": tracking_uri, "registry_uri": registry_uri}
@@ -127,4 +126,4 @@ def register(
             return repository(artifact_uri, open_store, root, **options)
         return others(artifact_uri, **options)
 
-    registry.register(scheme, make)
+    register_repository(scheme, make)

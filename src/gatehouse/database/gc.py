@@ -31,6 +31,7 @@ from gatehouse.database import schema
 from gatehouse.database.schema import SchemaError, State
 from gatehouse.exit_codes import Exit
 from gatehouse.start.settings import Problem, Settings, SettingsError, load, read_secret_files
+from gatehouse.upstream.stores import deleted_logged_models, deleted_runs
 
 if TYPE_CHECKING:
     from gatehouse.artifacts.stores.base import Store
@@ -123,9 +124,9 @@ class Collector:
     def run(self) -> Iterator[Outcome]:
         """Yield what became of each thing; one that fails doesn't stop the others."""
         age_ms = int(self._age.total_seconds() * 1000)
-        for identifier in self._backend._get_deleted_logged_models(older_than=age_ms):
+        for identifier in deleted_logged_models(self._backend, age_ms):
             yield self._model(identifier)
-        for identifier in self._backend._get_deleted_runs(older_than=age_ms):
+        for identifier in deleted_runs(self._backend, age_ms):
             yield self._run(identifier)
         before_ms = int(datetime.now(timezone.utc).timestamp() * 1000) - age_ms
         old = "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'deleted' AND last_update_time <= :before"

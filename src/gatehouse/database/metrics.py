@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Run, RunInputs, RunOutputs
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
-from mlflow.server import handlers
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from mlflow.utils.validation import _validate_metric
 from sqlalchemy import text
+
+from gatehouse.upstream.stores import check_metric, register_tracking_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,7 +75,7 @@ class TrackingStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow has no typ
         rows: dict[Row, None] = {}
         for index, metric in enumerate(metrics):
             path = "" if len(metrics) == 1 else f"metrics[{index}]"
-            _validate_metric(metric.key, metric.value, metric.timestamp, metric.step, path=path)
+            check_metric(metric.key, metric.value, metric.timestamp, metric.step, path=path)
             is_nan, value = self.sanitize_metric_value(metric.value)
             rows[metric.key, metric.timestamp, metric.step, value, is_nan] = None
         with self.ManagedSessionMaker(read_only=False) as session:
@@ -120,4 +120,4 @@ def open_store(store_uri: str, artifact_uri: str) -> TrackingStore:
 def register() -> None:
     """Let MLflow's server open this store for PostgreSQL's URLs."""
     if not MLFLOW_ENABLE_WORKSPACES.get():
-        handlers._tracking_store_registry.register("postgresql", open_store)
+        register_tracking_store("postgresql", open_store)

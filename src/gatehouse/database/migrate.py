@@ -11,6 +11,7 @@ from gatehouse.database import schema
 from gatehouse.database.schema import SchemaError, State
 from gatehouse.exit_codes import Exit
 from gatehouse.start.settings import Invalid, parse_database, read_secret_files
+from gatehouse.upstream import migrations
 
 
 def say(message: str) -> None:
@@ -58,7 +59,7 @@ def migrate(uri: str, check_only: bool, limit_s: float) -> None:
         if schema.inspect(connection).state is State.EMPTY:
             schema.create(connection)
         else:
-            schema.upgrade(connection)
+            migrations.upgrade(connection)
         schema.refuse(schema.inspect(connection))
     say("done")
 

@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import NullPool
 
 from gatehouse.exit_codes import Exit
+from gatehouse.upstream import migrations
 
 #: "gatehous" in ASCII: the key of the advisory lock, the same for every instance.
 LOCK_KEY = int.from_bytes(b"gatehous", "big")
@@ -75,14 +76,6 @@ def make_engine(uri: str) -> Engine:
     return engine
 
 
-def migrations() -> Any:
-    """Return Alembic's directory of the installed MLflow's migrations."""
-    from alembic.script import ScriptDirectory
-    from mlflow.store.db.utils import _get_alembic_config
-
-    return ScriptDirectory.from_config(_get_alembic_config(db_url=""))
-
-
 def wanted_revision() -> str:
     """Return the newest of the installed MLflow's revisions.
 
@@ -122,7 +115,7 @@ def inspect(connection: Connection) -> Schema:
         return Schema(state, None, wanted)
     if revisions == [wanted]:
         return Schema(State.CURRENT, wanted, wanted)
-    known = {script.revision for script in migrations().walk_revisions()}
+    known = {script.revision for script in migrations.scripts().walk_revisions()}
     state = State.OLDER if set(revisions) <= known else State.UNKNOWN
     return Schema(state, ", ".join(revisions), wanted)
 
@@ -171,33 +164,12 @@ def first_comes_first(uri: str) -> Iterator[None]:
         yield
 
 
-def upgrade(connection: Connection) -> None:
-    """Run the missing migrations on this connection, inside its transaction.
-
-    MLflow's own ``env.py`` opens a second connection, which neither holds our lock nor shares our transaction.
-    """
-    from alembic.runtime.environment import EnvironmentContext
-    from mlflow.store.db.base_sql_model import Base
-    from mlflow.store.db.utils import _get_alembic_config
-
-    scripts = migrations()
-
-    def revisions(current: Any, _context: object) -> Any:
-        return scripts._upgrade_revs("heads", current)
-
-    config = _get_alembic_config(db_url="")
-    with EnvironmentContext(config, scripts, fn=revisions, destination_rev="heads") as environment:
-        environment.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
-        with environment.begin_transaction():
-            environment.run_migrations()
-
-
 def create(connection: Connection) -> None:
     """Make the whole schema on an empty database, as MLflow does: its first tables, then every migration."""
     from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
     InitialBase.metadata.create_all(connection)
-    upgrade(connection)
+    migrations.upgrade(connection)
 
 
 def refuse(schema: Schema) -> None:

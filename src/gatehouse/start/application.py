@@ -30,7 +30,7 @@ from gatehouse.stamping.layer import StampingLayer, tell_flask
 from gatehouse.start.prepare import PROOF_NAME
 from gatehouse.ui.account import AccountLayer
 from gatehouse.ui.page import UiLayer
-from gatehouse.upstream import application as mlflow_app
+from gatehouse.upstream import application as upstream_application
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +49,8 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
     """
     policy = PolicySource(settings.access_policy, settings.app_env)
     log = AuditLog()
-    mlflow = mlflow_app.load()
-    flask = mlflow_app.load_flask()
+    mlflow = upstream_application.load()
+    flask = upstream_application.load_flask()
     tell_flask(flask)
 
     failures.register(mlflow, flask)

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gatehouse.upstream import jobs
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -24,20 +26,14 @@ def configure(run_directory: Path) -> bool:
         return False
     queue = run_directory / "jobs"
     queue.mkdir(mode=0o700)
-    os.environ["_MLFLOW_HUEY_STORAGE_PATH"] = str(queue)
+    os.environ.update(jobs.queue_environment(queue))
     return True
 
 
 def start_runner(settings: Settings) -> subprocess.Popen[bytes]:
     """Start the job runner, which ends by itself when this process does."""
-    from mlflow.server.jobs.executor_registry import validate_executor_config
-    from mlflow.server.jobs.utils import _launch_job_execution_runner, get_job_execution_engine
-
-    validate_executor_config()
-    get_job_execution_engine()
     environment = {
         "MLFLOW_TRACKING_URI": settings.backend_store_uri,
         "MLFLOW_BACKEND_STORE_URI": settings.backend_store_uri,
     }
-    runner: subprocess.Popen[bytes] = _launch_job_execution_runner(environment, os.getpid())
-    return runner
+    return jobs.launch_runner(environment)

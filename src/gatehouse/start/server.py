@@ -22,10 +22,9 @@ from gatehouse.database import schema
 from gatehouse.database.schema import SchemaError
 from gatehouse.exit_codes import Exit
 from gatehouse.policy.reader import PolicyError
-from gatehouse.start import jobs
+from gatehouse.start import jobs, mlflow_app
 from gatehouse.start.prepare import SOCKET_NAME, write_private
 from gatehouse.start.settings import Settings, SettingsError, load
-from gatehouse.upstream import application as mlflow_app
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

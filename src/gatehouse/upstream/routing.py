@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,37 @@ def native_paths(fastapi_app: Any) -> re.Pattern[str]:
 
 
 def build_environ(scope: Scope, body: bytes) -> dict[str, Any]:
-    """Return the WSGI environment that Starlette makes of a request, so that Flask sees the same on both ways."""
-    from starlette.middleware.wsgi import build_environ as starlettes
+    """Return the WSGI environment (PEP 3333) of a request, as Starlette's deprecated WSGI middleware makes it.
 
-    environ: dict[str, Any] = starlettes(scope, body)
-    environ["wsgi.errors"] = sys.stderr
+    FastAPI mounts MLflow's Flask application by that middleware, so Flask sees the same on both ways;
+    tests/upstream/test_names.py compares. Text is decoded as Latin-1, as PEP 3333 has it, also where Starlette raises.
+    """
+    script_name = scope.get("root_path", "").encode().decode("latin-1")
+    path_info = scope["path"].encode().decode("latin-1")
+    if path_info == script_name or path_info.startswith(script_name.rstrip("/") + "/"):
+        path_info = path_info[len(script_name) :]
+    host, port = scope.get("server") or ("localhost", 80)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": script_name,
+        "PATH_INFO": path_info,
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.get("scheme", "http"),
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "SERVER_NAME": host,
+        "SERVER_PORT": port,
+    }
+    if scope.get("client"):
+        environ["REMOTE_ADDR"] = scope["client"][0]
+    for raw_name, raw_value in scope.get("headers", []):
+        header, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        prefix = "" if header in {"content-length", "content-type"} else "HTTP_"
+        name = prefix + header.upper().replace("-", "_")
+        environ[name] = f"{environ[name]},{value}" if name in environ else value
     return environ

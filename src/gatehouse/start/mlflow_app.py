@@ -1,0 +1,65 @@
+"""MLflow's application as the settings want it: its environment, and the stores that it opens."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+
+from gatehouse.database import engine
+from gatehouse.start.settings import Settings
+from gatehouse.upstream import application, lazy, stores
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return what MLflow's application reads; a public MLFLOW_* variable that is set already wins."""
+    public_url = settings.public_url or ""
+    database = engine.named(settings.backend_store_uri)
+    private = application.environment(database, settings.artifacts_destination, settings.default_artifact_root)
+    defaults = {
+        # MLflow compares the Host and Origin headers with these; its own defaults are localhost only.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": urlsplit(public_url).netloc,
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": public_url,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        # numpy's library would start a thread for each CPU, and the server has nothing for them to do.
+        "OPENBLAS_NUM_THREADS": "1",
+        # Each instance would enqueue every unfinished job again.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    return private | {name: value for name, value in defaults.items() if not os.environ.get(name)}
+
+
+def configure(settings: Settings) -> None:
+    """Set the environment that MLflow's application reads, and put off what it imports without need.
+
+    To be called before ``upstream.application.load``.
+    """
+    engine.register()
+    os.environ.update(environment(settings))
+    lazy.install()
+
+
+def open_stores() -> set[Engine]:
+    """Open the tracking and the registry store; return the engines that hold connections since.
+
+    ``schema.ensure`` must have verified the schema.
+    """
+    from gatehouse.database import metrics
+
+    metrics.register()
+    engines: set[Engine] = set()
+
+    def note(connection: Connection) -> None:
+        engines.add(connection.engine)
+
+    event.listen(Engine, "engine_connect", note)
+    try:
+        with stores.schema_is_known():
+            stores.tracking_store()
+            stores.registry_store()
+    finally:
+        event.remove(Engine, "engine_connect", note)
+    return engines

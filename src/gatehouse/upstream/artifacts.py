@@ -1,0 +1,84 @@
+"""How MLflow's handlers find, check and label artifacts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def is_served(root: str) -> bool:
+    """Return whether artifacts below this address go through the server (``mlflow-artifacts:``)."""
+    from mlflow.server import handlers
+
+    return bool(handlers._is_servable_proxied_run_artifact_root(root))
+
+
+def path_in_store(root: str, path: str) -> str:
+    """Return the path below ARTIFACTS_DESTINATION of a path below an address for which :func:`is_served` holds."""
+    from mlflow.server import handlers
+
+    return str(handlers._get_proxied_run_artifact_destination_path(root, path))
+
+
+def trace_location(trace: Any) -> str:
+    """Return the address of the artifacts of a trace (``mlflow.entities.TraceInfo``)."""
+    from mlflow.server import handlers
+
+    return str(handlers.get_artifact_uri_for_trace(trace))
+
+
+def check_attachment(path: str) -> None:
+    """Refuse the name of a trace's attachment as MLflow does.
+
+    Raises:
+        MlflowException: with INVALID_PARAMETER_VALUE.
+    """
+    from mlflow.store.artifact.artifact_repo import _validate_attachment_path
+
+    _validate_attachment_path(path)
+
+
+def media_type(path: str) -> str:
+    """Return the media type that MLflow serves an artifact as."""
+    from mlflow.utils.mime_type_utils import _guess_mime_type
+
+    return str(_guess_mime_type(path))
+
+
+def content_disposition(name: str) -> str:
+    """Return the Content-Disposition with which MLflow has a file saved (RFC 6266)."""
+    from mlflow.server.handlers import _content_disposition_attachment
+
+    return str(_content_disposition_attachment(name))
+
+
+def unsupported_multipart() -> str:
+    """Return the words by which MLflow's client knows that an upload in parts isn't to be had."""
+    from mlflow.exceptions import _UnsupportedMultipartUploadException
+
+    return str(_UnsupportedMultipartUploadException.MESSAGE)
+
+
+def repository_of_scheme(scheme: str) -> Callable[..., Any]:
+    """Return what MLflow makes artifact repositories of a scheme with (a class, or a function that was registered).
+
+    Raises:
+        KeyError: if MLflow has none.
+    """
+    from mlflow.store.artifact import artifact_repository_registry
+
+    found: Callable[..., Any] = artifact_repository_registry._artifact_repository_registry._registry[scheme]
+    return found
+
+
+def register_repository(scheme: str, make: Callable[..., Any]) -> None:
+    """Let MLflow, in this process, make artifact repositories of a scheme with ``make``.
+
+    Args:
+        make: takes the address, ``tracking_uri`` and ``registry_uri``.
+    """
+    from mlflow.store.artifact import artifact_repository_registry
+
+    artifact_repository_registry._artifact_repository_registry.register(scheme, make)

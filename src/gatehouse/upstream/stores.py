@@ -1,0 +1,78 @@
+"""MLflow's tracking and registry stores: the ones that its handlers use, and how ours takes their place."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def tracking_store() -> Any:
+    """Return the tracking store that MLflow's handlers use, opened at the first call."""
+    from mlflow.server import handlers
+
+    return handlers._get_tracking_store()
+
+
+def registry_store() -> Any:
+    """Return the model registry that MLflow's handlers use, opened at the first call."""
+    from mlflow.server import handlers
+
+    return handlers._get_model_registry_store()
+
+
+def register_tracking_store(scheme: str, open_store: Callable[..., Any]) -> None:
+    """Let MLflow's server open another store for the URLs of a scheme.
+
+    MLflow's own way is an entry point of a package; this holds for the server's process alone.
+
+    Args:
+        scheme: of the database's URL.
+        open_store: takes ``store_uri`` and ``artifact_uri``.
+    """
+    from mlflow.server import handlers
+
+    handlers._tracking_store_registry.register(scheme, open_store)
+
+
+@contextlib.contextmanager
+def schema_is_known() -> Iterator[None]:
+    """Have MLflow open stores without running all its migrations' files to learn the newest revision.
+
+    ``gatehouse.database.schema.ensure`` must have verified the schema.
+    """
+    from mlflow.store.db import utils
+
+    verify, utils._verify_schema = utils._verify_schema, lambda _engine: None
+    try:
+        yield
+    finally:
+        utils._verify_schema = verify
+
+
+def check_metric(key: str, value: float, timestamp: int, step: int, path: str) -> None:
+    """Refuse a metric as MLflow's store does.
+
+    Args:
+        path: how the refusal names it, for example ``metrics[3]``.
+
+    Raises:
+        MlflowException: with INVALID_PARAMETER_VALUE.
+    """
+    from mlflow.utils.validation import _validate_metric
+
+    _validate_metric(key, value, timestamp, step, path=path)
+
+
+def deleted_runs(store: Any, older_than_ms: int) -> list[str]:
+    """Return the ids of runs that were deleted at least so many milliseconds ago."""
+    found: list[str] = store._get_deleted_runs(older_than=older_than_ms)
+    return found
+
+
+def deleted_logged_models(store: Any, older_than_ms: int) -> list[str]:
+    """Return the ids of logged models that were deleted at least so many milliseconds ago."""
+    found: list[str] = store._get_deleted_logged_models(older_than=older_than_ms)
+    return found
