@@ -17,10 +17,10 @@ else
 PERSON := $(or $(filter alice bob carol,$(USER)),alice)
 endif
 
-.PHONY: run token test bench check format image lock clean help
+.PHONY: run token test bench check upstream-check format image lock clean help
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/ready ## serve http://localhost:4180 (PORT=…, DATA=…) with a local sign-in
 	@exec $(BIN)/python -m local.run
@@ -34,13 +34,17 @@ test: .venv/ready ## the whole suite
 bench: .venv/ready ## side by side with the plain set-up (ROUNDS=…, SCENARIOS=…)
 	@$(BIN)/python -m bench
 
-check: .venv/ready ## format, lint, types, shell and Dockerfile lint
+check: .venv/ready ## format, lint, types, imports between rooms, shell and Dockerfile lint
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
 	@$(BIN)/hadolint $$(git ls-files '*Dockerfile')
 	@! command -v go >/dev/null || { go -C listener vet ./... && test -z "$$(gofmt -l listener)"; }
+
+upstream-check: .venv/ready ## what another release of MLflow would break (MLFLOW=3.16.0)
+	@tests/upstream/against.sh $(MLFLOW)
 
 format: .venv/ready ## let ruff mend what it can
 	@$(BIN)/ruff check --fix-only --quiet .

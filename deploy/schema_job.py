@@ -10,7 +10,7 @@ from deploy.gcloud import Gcloud, GcloudError, classify
 
 MIGRATE, CHECK = ("gatehouse", "migrate"), ("gatehouse", "migrate", "--check")
 
-#: Exit codes of `gatehouse migrate` and `gatehouse migrate --check` (src/gatehouse/database/migrate.py).
+#: Exit codes of `gatehouse migrate` and `gatehouse migrate --check` (src/gatehouse/commands/migrate.py).
 UP_TO_DATE, NEEDS_UPGRADE, UNREACHABLE, NEWER = 0, 65, 69, 76
 MEANING = {
     NEEDS_UPGRADE: "the schema is older than this release needs",

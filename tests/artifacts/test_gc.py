@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gatehouse.artifacts.stores.local import UPLOADS
-from gatehouse.database import gc
+from gatehouse.commands import gc
 from gatehouse.exit_codes import Exit
 from tests.support import Gate, Postgres, Provider, running
 

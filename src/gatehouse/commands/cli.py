@@ -11,8 +11,8 @@ from gatehouse.exit_codes import Exit
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("gatehouse.start.server", "run MLflow on its private socket (start.sh calls this)"),
     "prepare": ("gatehouse.start.prepare", "check all settings and render the proxy's (start.sh calls this)"),
-    "migrate": ("gatehouse.database.migrate", "upgrade the database's schema to the installed MLflow's"),
-    "gc": ("gatehouse.database.gc", "remove for good what was deleted long ago, with its artifacts"),
+    "migrate": ("gatehouse.commands.migrate", "upgrade the database's schema to the installed MLflow's"),
+    "gc": ("gatehouse.commands.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),
     "health": ("gatehouse.commands.health", "exit with 0 if the gate and MLflow behind it answer"),
 }

@@ -48,7 +48,8 @@ def look_at_settings(template: Path) -> Iterator[Finding]:
 
 def look_at_database(limit_s: float) -> Iterator[Finding]:
     """Connect, and compare the schema with the installed MLflow's."""
-    from gatehouse.database import migrate, schema
+    from gatehouse.commands import migrate
+    from gatehouse.database import schema
 
     try:
         engine = schema.make_engine(migrate.database_uri())

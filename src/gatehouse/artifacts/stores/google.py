@@ -49,7 +49,6 @@ from gatehouse.artifacts.stores.base import (
     StoreError,
     content_type,
 )
-from gatehouse.start.settings import parse_service_account
 
 if TYPE_CHECKING:
     from gatehouse.artifacts.stores.google_signing import GoogleSigning
@@ -83,7 +82,7 @@ def credentials() -> Any:
         if key := os.environ.get("GOOGLE_ACCOUNT_JSON_BASE64"):
             from google.oauth2 import service_account
 
-            info = json.loads(parse_service_account(key))
+            info = json.loads(base64.b64decode("".join(key.split()), validate=True))
             return service_account.Credentials.from_service_account_info(info, scopes=[SCOPE])
         return google.auth.default(scopes=[SCOPE])[0]
     except (auth_errors.GoogleAuthError, ValueError, OSError) as error:

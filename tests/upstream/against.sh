@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What another release of MLflow would break: make upstream-check MLFLOW=3.16.0
+# The private names first, then the tests that hold what they do. An environment of its own, in .build/upstream.
+# Exits with 1 if anything would break, and with 69 if that release can't be installed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+readonly VERSION=${1:?usage: against.sh VERSION, for example 3.16.0}
+readonly PLACE=.build/upstream/$VERSION
+# Beside the guards that names.py lists: every operation has a class, a stamp and the same answer on both ways.
+readonly MORE=(tests/upstream tests/access/test_routes.py tests/access/test_stamping.py tests/gate/test_mlflow_contract.py)
+
+main() {
+  prepare || { echo "against.sh: error: MLflow $VERSION can't be installed; fix: see above" >&2; exit 69; }
+  local status=0 guards
+  "$PLACE/bin/python" -m gatehouse.upstream.names || status=1
+  mapfile -t guards < <("$PLACE/bin/python" -c \
+    'from gatehouse.upstream.names import NAMES; print(*sorted({name.guard for name in NAMES}), sep="\n")')
+  "$PLACE/bin/python" -m pytest -q --no-header -p no:cacheprovider \
+    --deselect tests/gate/test_mlflow_contract.py::test_the_installed_mlflow_is_the_pinned_one \
+    "${MORE[@]}" "${guards[@]}" || status=1
+  exit "$status"
+}
+
+prepare() {
+  local uv=.venv/bin/uv
+  if [[ -e $PLACE/ready ]]; then return; fi
+  "$uv" venv --quiet --clear --python .venv/bin/python "$PLACE" &&
+    "$uv" pip sync --quiet --python "$PLACE/bin/python" --require-hashes requirements/dev.txt &&
+    "$uv" pip install --quiet --python "$PLACE/bin/python" \
+      "mlflow==$VERSION" "mlflow-skinny==$VERSION" "mlflow-tracing==$VERSION" &&
+    "$uv" pip install --quiet --python "$PLACE/bin/python" --no-deps --no-build-isolation --editable . --editable client &&
+    touch "$PLACE/ready"
+}
+
+main
