@@ -51,8 +51,14 @@ if layered:
     from gatehouse.start import application
     app = application.build(settings, folder, os.environ)
 else:
+    from functools import partial
     from gatehouse.pipeline.dispatch import Dispatcher
-    app = Dispatcher(upstream_application.load(), upstream_application.load_flask())
+    from gatehouse.pipeline.security import SecurityLayer
+    from gatehouse.pipeline.stack import Pipeline, stack
+    from gatehouse.upstream.security import take_off
+    mlflow = upstream_application.load()
+    checked = [partial(SecurityLayer, middlewares=take_off(mlflow))]
+    app = Pipeline(stack(checked, Dispatcher(mlflow, upstream_application.load_flask())), mlflow)
 mlflow_app.open_stores()
 uvicorn.run(app, uds=str(folder / "socket"), log_config=None, access_log=False, proxy_headers=False, server_header=False)
 """
@@ -71,8 +77,8 @@ folder, headers = Path(sys.argv[1]), [tuple(part.encode() for part in pair) for 
 settings = load(os.environ)
 mlflow_app.configure(settings)
 
-async def at_once(scope, receive, send):
-    while (await receive()).get("more_body"):
+async def at_once(context, send):
+    while (await context.receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": b"{}"})

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from gatehouse.operations.classes import Access
 from gatehouse.operations.router import Route
-from gatehouse.pipeline.audit import MAX_LINE, AuditError, AuditLayer, AuditLog, Record, fit
+from gatehouse.pipeline.audit import MAX_LINE, AuditError, AuditLayer, AuditLog, fit
+from gatehouse.pipeline.context import Context
 from gatehouse.policy.identity import Identity
 from gatehouse.policy.roles import Role
 from tests.access.conftest import POLICY, QUIET, Client, audit_lines, line_of
@@ -231,16 +232,18 @@ def test_a_line_is_never_longer_than_a_pipe_takes_at_once(
     path: str, email: str, reason: str, objects: dict[str, str], agent: bytes
 ) -> None:
     layer = AuditLayer(lambda *_: None, AuditLog(1))  # type: ignore[arg-type]
-    record = Record(
+    scope = {"method": "POST", "path": path, "headers": [(b"user-agent", agent)]}
+    context = Context(
+        scope,
+        receive=None,  # type: ignore[arg-type]
         identity=Identity(email[:254], email[:255]),
         role=Role.VIEWER,
         route=Route("create_run", Access.WRITE, {}),
         refusal=reason,
         claimed=reason,
     )
-    record.add_objects(objects.items())
-    scope = {"method": "POST", "path": path, "headers": [(b"user-agent", agent)]}
-    line = fit(layer.entry(record, scope, 403, 1.0))
+    context.add_objects(objects.items())
+    line = fit(layer.entry(context, scope, 403, 1.0))
     assert len(line) <= MAX_LINE
     assert line.index(b"\n") == len(line) - 1
     assert json.loads(line)["audit"]["result"] == "refused"

@@ -58,10 +58,14 @@ SCRIPT = """
 import asyncio, json, os, sys, warnings
 warnings.simplefilter("ignore")
 os.environ.update(json.loads(sys.argv[1]))
-from mlflow.server.fastapi_app import app as fastapi_app
+from functools import partial
+from mlflow.server.fastapi_app import app as fastapi_app, create_fastapi_app
 from mlflow.server import app as flask_app, handlers
 from mlflow.entities import Metric
 from gatehouse.pipeline.dispatch import Dispatcher
+from gatehouse.pipeline.security import SecurityLayer
+from gatehouse.pipeline.stack import Pipeline, stack
+from gatehouse.upstream.security import take_off
 
 store = handlers._get_tracking_store()
 run = store.create_run("0", "user", 1, [], "run").info.run_id
@@ -100,11 +104,13 @@ async def main():
         short += 1
         await flask(*arguments)
     dispatcher.call_flask = counted
+    ours = Pipeline(stack([partial(SecurityLayer, middlewares=take_off(fastapi_app))], dispatcher), fastapi_app)
+    theirs = create_fastapi_app()
     answers = []
     for request in json.loads(sys.argv[2]):
         before = short
-        ours = await call(dispatcher, *request)
-        answers.append({"short": short > before, "ours": ours, "theirs": await call(fastapi_app, *request)})
+        answer = await call(ours, *request)
+        answers.append({"short": short > before, "ours": answer, "theirs": await call(theirs, *request)})
     print(json.dumps(answers))
 
 asyncio.run(main())

@@ -27,8 +27,7 @@ from urllib.parse import parse_qsl
 
 from gatehouse.artifacts import paths, stores
 from gatehouse.artifacts.stores.base import PIECE, Damaged, NotFound, Stat, StoreError
-from gatehouse.pipeline.access import ROUTE
-from gatehouse.pipeline.body import Disconnected, declared_length, read_or_refuse, replay
+from gatehouse.pipeline.body import Disconnected, declared_length
 from gatehouse.pipeline.responses import error_response, response, send_all
 from gatehouse.upstream.artifacts import (
     check_attachment,
@@ -43,10 +42,11 @@ from gatehouse.upstream.stores import registry_store, tracking_store
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import Message, Receive, Send
 
     from gatehouse.artifacts.stores.base import Sink, Source
     from gatehouse.operations.router import Route
+    from gatehouse.pipeline.context import Context, Handler
 
 T = TypeVar("T")
 
@@ -59,8 +59,6 @@ PROGRESS = 64 * 1024
 #: What MLflow's own handler of the UI's uploads takes (mlflow/server/handlers.py).
 MAX_UI_UPLOAD = 10 * 1024 * 1024
 
-#: Where the path in the store lives in the ASGI scope.
-_PATH = "gatehouse.artifact"
 _UPLOADS = frozenset({"upload_artifact", "serve_upload_artifact"})
 #: Hashes of a client that are compared with what came (RFC 3230, RFC 9530); others are passed over.
 _ALGORITHMS = {"md5": "md5", "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
@@ -197,16 +195,15 @@ class _Digests:
 
 
 class ArtifactLayer:
-    """ASGI layer: moves artifacts' bytes, and passes everything else on.
+    """Layer: moves artifacts' bytes, and passes everything else on.
 
     :param app: the next layer; MLflow.
     :param destination: ARTIFACTS_DESTINATION.
     :param limit: seconds in which a client must move PROGRESS bytes.
     """
 
-    def __init__(self, app: ASGIApp, destination: str, limit: float) -> None:
+    def __init__(self, app: Handler, destination: str, limit: float) -> None:
         from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
-        from mlflow.server.fastapi_security import init_fastapi_security
 
         self._app = app
         self._store = partial(stores.shared, destination)
@@ -215,21 +212,17 @@ class ArtifactLayer:
         self._slots: asyncio.Semaphore | None = None
         # Workspaces move artifacts to folders of their own by what the request says, deep in MLflow: it sees to them itself.
         self._usable = not MLFLOW_ENABLE_WORKSPACES.get()
-        # MLflow's own layers (Host, CORS, headers) around what is answered here, as they are around its own answers.
-        checks = _Middlewares()
-        init_fastapi_security(checks)
-        self._guarded = checks.around(self._serve)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        operation = scope[ROUTE].operation if scope["type"] == "http" and self._usable else None
-        if operation not in _LOCATED and operation not in _CHECKED:
-            await self._app(scope, receive, send)
+    async def __call__(self, context: Context, send: Send) -> None:
+        """Serve one request."""
+        route = context.route if self._usable else None
+        operation = route.operation if route else None
+        if route is None or operation is None or (operation not in _LOCATED and operation not in _CHECKED):
+            await self._app(context, send)
             return
         from mlflow.exceptions import MlflowException
 
-        route: Route = scope[ROUTE]
-        query = _first(scope["query_string"])
+        query = _first(context.scope["query_string"])
         try:
             if operation in _CHECKED:
                 paths.from_client({**query, **route.variables}.get(_CHECKED[operation], ""))
@@ -242,18 +235,9 @@ class ArtifactLayer:
             await send_all(send, error_response(error.get_http_status_code(), error.error_code, error.message))
         else:
             if path is None:
-                await self._pass_on(operation, scope, receive, send)
+                await self._app(context, send)
             else:
-                await self._guarded({**scope, _PATH: path}, receive, send)
-
-    async def _pass_on(self, operation: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let MLflow see to it, which reads an upload of the UI whole before it looks at its size."""
-        if operation == "serve_upload_artifact":
-            body = await read_or_refuse(scope, receive, send, MAX_UI_UPLOAD, status=400)
-            if body is None:
-                return
-            receive = replay(body, receive)
-        await self._app(scope, receive, send)
+                await self._serve(context, path, send)
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run what blocks in a thread, to its end, also if this task is cancelled: nothing may work on it any more then."""
@@ -265,7 +249,7 @@ class ArtifactLayer:
                 await future
             raise
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, context: Context, path: str, send: Send) -> None:
         """Move one artifact; errors are answered in MLflow's shape as long as nothing was sent, and cut it off later."""
         started = False
 
@@ -274,12 +258,12 @@ class ArtifactLayer:
             started = True
             await send(message)
 
-        what = f"{scope['method']} {scope[_PATH]}"
+        what = f"{context.method} {path}"
         try:
-            if scope[ROUTE].operation in _UPLOADS:
-                answer = await self._upload(scope, receive)
+            if context.operation in _UPLOADS:
+                answer = await self._upload(context, path)
             else:
-                answer = await self._download(scope, receive, noting)
+                answer = await self._download(context, path, noting)
         except Disconnected:
             _log.info("%s: the client went away; nothing was stored", what)
             return
@@ -313,21 +297,20 @@ class ArtifactLayer:
 
     # --- Uploads
 
-    async def _upload(self, scope: Scope, receive: Receive) -> tuple[Message, Message]:
+    async def _upload(self, context: Context, path: str) -> tuple[Message, Message]:
         """Store the request's body; return the answer."""
-        from_ui = scope[ROUTE].operation == "serve_upload_artifact"
-        path = scope[_PATH]
-        if not path or scope["path"].endswith("/"):
+        from_ui = context.operation == "serve_upload_artifact"
+        if not path or context.path.endswith("/"):
             raise _invalid("The artifact's path must end with a file's name.")
-        length = declared_length(scope)
-        digests = _Digests(dict(scope["headers"]))
+        length = declared_length(context)
+        digests = _Digests(dict(context.scope["headers"]))
         most = MAX_UI_UPLOAD if from_ui else None
         async with self._slot():
             if most is not None and (length or 0) > most:
                 raise _invalid("Artifact size is too large. Max size is 10MB.")
             sink = await self._call(lambda: self._store().create(path, length))
             try:
-                stat = await self._fill(sink, receive, length, most, digests)
+                stat = await self._fill(sink, context.receive, length, most, digests)
             except BaseException:
                 await self._call(sink.abort)
                 raise
@@ -390,12 +373,11 @@ class ArtifactLayer:
 
     # --- Downloads
 
-    async def _download(self, scope: Scope, receive: Receive, send: Send) -> tuple[Message, Message]:
+    async def _download(self, context: Context, path: str, send: Send) -> tuple[Message, Message]:
         """Send an artifact, or return the answer that tells why not."""
-        path = scope[_PATH]
         if not path:
             raise _invalid("The artifact's path names no file.")
-        wanted = _Conditions(scope)
+        wanted = _Conditions(context)
         try:
             # A plain download asks the store once; all others must know what there is first.
             known = None if wanted.plain else await self._call(lambda: self._store().stat(path))
@@ -406,7 +388,7 @@ class ArtifactLayer:
                 etag = known.etag if known else None
                 source = await self._call(lambda: self._store().open(path, start, stop, etag))
                 try:
-                    await self._send(source, path, start, stop, receive, send)
+                    await self._send(source, path, start, stop, context.receive, send)
                 finally:
                     await self._call(source.close)
         except NotFound:
@@ -457,10 +439,11 @@ class _Conditions:
 
     _NAMES = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range")
 
-    def __init__(self, scope: Scope) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+    def __init__(self, context: Context) -> None:
+        pairs = reversed(context.scope["headers"])
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
         self._headers = {name: headers[name] for name in self._NAMES if name in headers}
-        self._is_head = scope["method"] == "HEAD"
+        self._is_head = context.method == "HEAD"
         self.plain = not self._is_head and not self._headers
 
     def answer_without_body(self, stat: Stat, path: str) -> tuple[Message, Message] | None:
@@ -550,20 +533,3 @@ def _bodyless(status: int, headers: list[tuple[bytes, bytes]]) -> tuple[Message,
 
 
 _EMPTY = _bodyless(200, [])
-
-
-class _Middlewares:
-    """Takes down what ``init_fastapi_security`` adds to an application, to put it around another one."""
-
-    def __init__(self) -> None:
-        self._added: list[tuple[Callable[..., ASGIApp], dict[str, Any]]] = []
-
-    def add_middleware(self, middleware: Callable[..., ASGIApp], **options: Any) -> None:
-        """Note a layer, as Starlette's method of this name does; the last one added is the outermost."""
-        self._added.append((middleware, options))
-
-    def around(self, app: ASGIApp) -> ASGIApp:
-        """Return the application in all the layers."""
-        for middleware, options in self._added:
-            app = middleware(app, **options)
-        return app

@@ -17,78 +17,26 @@ import datetime
 import json
 import os
 import re
-import secrets
 import select
 import sys
 import time
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from gatehouse.operations.classes import Access
-from gatehouse.operations.table import SAFE_METHODS
+from gatehouse.pipeline.context import MAX_TEXT
 from gatehouse.pipeline.responses import error_response, send_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import Message, Scope, Send
 
-    from gatehouse.operations.router import Route
-    from gatehouse.policy.identity import Identity
-    from gatehouse.policy.roles import Role
-
-#: Where the :class:`Record` of a request lives in the ASGI scope.
-RECORD = "gatehouse.record"
+    from gatehouse.pipeline.context import Context, Handler
 
 #: A write of so many bytes to a pipe is not mixed with that of another process (pipe(7), PIPE_BUF).
 MAX_LINE = 4096
 #: Seconds that a reader of the log may stall before writes are refused.
 PATIENCE = 5.0
-#: Characters of a name, and names in a list, that go into a line.
-_MAX_TEXT = 200
-_MAX_LIST = 10
-
-#: Names of things, as MLflow's requests call them, and as the line calls them.
-_OBJECTS: Mapping[str, str] = {
-    "alias": "alias",
-    "artifact_path": "path",
-    "assessment_id": "assessment_id",
-    "budget_policy_id": "budget_policy_id",
-    "dataset_id": "dataset_id",
-    "endpoint_id": "endpoint_id",
-    "endpoint_name": "endpoint",
-    "experiment_id": "experiment_id",
-    "experiment_ids": "experiment_id",
-    "guardrail_id": "guardrail_id",
-    "issue_id": "issue_id",
-    "item_id": "item_id",
-    "job_id": "job_id",
-    "key": "key",
-    "model_definition_id": "model_definition_id",
-    "model_id": "model_id",
-    "name": "name",
-    "new_name": "new_name",
-    "path": "path",
-    "queue_id": "queue_id",
-    "request_id": "trace_id",
-    "request_ids": "trace_id",
-    "run_id": "run_id",
-    "run_uuid": "run_id",
-    "schema_id": "schema_id",
-    "secret_id": "secret_id",
-    "secret_name": "secret",
-    "stage": "stage",
-    "tag_key": "key",
-    "trace_id": "trace_id",
-    "trace_ids": "trace_id",
-    "version": "version",
-    "webhook_id": "webhook_id",
-    "workspace_name": "workspace",
-}
-_CAMEL = re.compile(r"(?<=[a-z])([A-Z])")
-
 #: Operation → where its answer tells the identifier of what it made.
 _MADE: Mapping[str, tuple[str, ...]] = {
     "create_assessment": ("assessment", "assessment_id"),
@@ -110,47 +58,6 @@ _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 class AuditError(Exception):
     """The line couldn't be written."""
-
-
-@dataclass
-class Record:
-    """What the layers learn about one request, for its line."""
-
-    identity: Identity | None = None
-    is_service_account: bool = False
-    client_address: str | None = None
-    role: Role | None = None
-    route: Route | None = None
-    #: Why Gatehouse refused, if it did.
-    refusal: str | None = None
-    objects: dict[str, str] = field(default_factory=dict)
-    #: What a client claimed to be, where that isn't what is recorded.
-    claimed: str | None = None
-
-    @cached_property
-    def request_id(self) -> str:
-        """What ties the line, the answer's header and a refusal's text together."""
-        return secrets.token_hex(8)
-
-    def add_objects(self, pairs: Iterable[tuple[str, Any]]) -> None:
-        """Note the things that a request names; the first mention of each counts."""
-        for key, value in pairs:
-            name = _OBJECTS.get(key) or _OBJECTS.get(_CAMEL.sub(lambda found: "_" + found[1].lower(), key))
-            if name and name not in self.objects and (text := _name(value)):
-                self.objects[name] = text
-
-
-def _name(value: object) -> str:
-    """Return the text of an identifier, or of a list of them, cut to size; empty if it is something else."""
-    if isinstance(value, str):
-        return value if len(value) <= _MAX_TEXT else value[:_MAX_TEXT] + "…"
-    if isinstance(value, int):
-        return str(value)[:_MAX_TEXT]
-    if isinstance(value, list):
-        texts = [text for item in value[:_MAX_LIST] if isinstance(item, str | int) and (text := _name(item))]
-        more = f" and {len(value) - _MAX_LIST} more" if len(value) > _MAX_LIST else ""
-        return (",".join(texts) + more)[: 2 * _MAX_TEXT]
-    return ""
 
 
 class AuditLog:
@@ -219,51 +126,44 @@ class AuditLog:
 class AuditLayer:
     """ASGI layer, the outermost one: writes the line of each write and each refusal.
 
-    :param app: the next layer; it and those below fill the :class:`Record`.
+    :param app: the next layer; it and those below fill the context.
     :param log: where the lines go.
     :param project: the Google Cloud project, which makes the trace id a link; None if unknown.
     :param reads: whether reads are written too.
     """
 
-    def __init__(self, app: ASGIApp, log: AuditLog, project: str | None = None, reads: bool = False) -> None:
+    def __init__(self, app: Handler, log: AuditLog, project: str | None = None, reads: bool = False) -> None:
         self._app = app
         self._log = log
         self._project = project
         self._reads = reads
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        answer = _Answer(self, scope, send)
+    async def __call__(self, context: Context, send: Send) -> None:
+        """Serve one request."""
+        answer = _Answer(self, context, send)
         try:
-            await self._app({**scope, RECORD: answer.record}, receive, answer.send)
+            await self._app(context, answer.send)
             await answer.flush()
         except BaseException:
             # MLflow failed or the client went away; the write may have happened.
             await answer.abandoned()
             raise
 
-    def wants(self, record: Record, scope: Scope, status: int) -> bool:
+    def wants(self, context: Context, status: int) -> bool:
         """Return whether this request gets a line: writes, and refusals (MLflow's own too: it has some)."""
-        if record.refusal is not None or self._reads or status in {401, 403}:
-            return True
-        if record.route is None:
-            return scope["method"] not in SAFE_METHODS
-        return record.route.access > Access.READ
+        return context.refusal is not None or self._reads or status in {401, 403} or context.is_write
 
-    async def write(self, record: Record, scope: Scope, status: int, seconds: float) -> None:
-        """Write the line of a request."""
-        await self._log.write(fit(self.entry(record, scope, status, seconds)))
+    async def write(self, context: Context, scope: Scope, status: int, seconds: float) -> None:
+        """Write the line of a request; ``scope`` is the request as it came."""
+        await self._log.write(fit(self.entry(context, scope, status, seconds)))
 
-    def entry(self, record: Record, scope: Scope, status: int, seconds: float) -> dict[str, Any]:
+    def entry(self, context: Context, scope: Scope, status: int, seconds: float) -> dict[str, Any]:
         """Return what the line of a request says, uncut."""
-        route, identity = record.route, record.identity
+        route, identity = context.route, context.identity
         action = (route and route.operation) or "none"
         result = (
             "refused"
-            if record.refusal is not None
+            if context.refusal is not None
             else "failed"
             if status >= 500
             else "done"
@@ -272,37 +172,37 @@ class AuditLayer:
         )
         severity = {"refused": "WARNING", "failed": "ERROR"}.get(result, "NOTICE")
         who = identity.email if identity else "somebody unverified"
-        what = " ".join(f"{name}={text}" for name, text in record.objects.items())
+        what = " ".join(f"{name}={text}" for name, text in context.objects.items())
         headers = dict(scope["headers"])
         request: dict[str, Any] = {
             "requestMethod": scope["method"][:16],
             # Without the query, which may carry what isn't ours to log.
-            "requestUrl": scope["path"][: 2 * _MAX_TEXT],
+            "requestUrl": scope["path"][: 2 * MAX_TEXT],
             "status": status,
             "latency": f"{seconds:.6f}s",
-            "userAgent": headers.get(b"user-agent", b"").decode("utf-8", "replace")[:_MAX_TEXT],
+            "userAgent": headers.get(b"user-agent", b"").decode("utf-8", "replace")[:MAX_TEXT],
         }
-        if record.client_address:
-            request["remoteIp"] = record.client_address
+        if context.client_address:
+            request["remoteIp"] = context.client_address
         audit: dict[str, Any] = {
             "identity": identity.email if identity else None,
             "subject": identity.subject if identity else None,
-            "kind": ("service account" if record.is_service_account else "person") if identity else None,
-            "role": str(record.role) if record.role is not None else None,
+            "kind": ("service account" if context.is_service_account else "person") if identity else None,
+            "role": str(context.role) if context.role is not None else None,
             "action": action,
             "class": route.access.name.lower() if route else None,
-            "objects": record.objects,
+            "objects": context.objects,
             "result": result,
-            "request_id": record.request_id,
+            "request_id": context.request_id,
         }
-        if record.refusal is not None:
-            audit["reason"] = record.refusal[:_MAX_TEXT]
-        if record.claimed is not None:
-            audit["claimed"] = record.claimed[:_MAX_TEXT]
+        if context.refusal is not None:
+            audit["reason"] = context.refusal[:MAX_TEXT]
+        if context.claimed is not None:
+            audit["claimed"] = context.claimed[:MAX_TEXT]
         entry: dict[str, Any] = {
             "severity": severity,
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds"),
-            "message": f"{who} {action} {what}: {result} ({status})"[: 2 * _MAX_TEXT],
+            "message": f"{who} {action} {what}: {result} ({status})"[: 2 * MAX_TEXT],
             "httpRequest": request,
             "logging.googleapis.com/labels": {"log": "audit"},
             **self._trace(headers),
@@ -357,10 +257,10 @@ def fit(entry: dict[str, Any]) -> bytes:
 class _Answer:
     """One request's answer on its way out."""
 
-    def __init__(self, layer: AuditLayer, scope: Scope, send: Send) -> None:
-        self.record = Record()
+    def __init__(self, layer: AuditLayer, context: Context, send: Send) -> None:
+        self._context = context
         self._layer = layer
-        self._scope = scope
+        self._scope = context.scope
         self._send = send
         self._started = time.perf_counter()
         self._decided = False
@@ -372,14 +272,13 @@ class _Answer:
         if self._cut_off:
             return
         if message["type"] == "http.response.start" and not self._decided:
-            if not self._layer.wants(self.record, self._scope, message["status"]):
+            if not self._layer.wants(self._context, message["status"]):
                 self._decided = True
                 await self._send(message)
                 return
-            headers = [*message.get("headers", ()), (b"x-request-id", self.record.request_id.encode())]
+            headers = [*message.get("headers", ()), (b"x-request-id", self._context.request_id.encode())]
             self._held = {**message, "headers": headers}
-            operation = self.record.route.operation if self.record.route else None
-            if operation in _MADE and message["status"] == 200:
+            if self._context.operation in _MADE and message["status"] == 200:
                 return  # the answer's body tells what was made
         elif self._held is not None and message["type"] == "http.response.body":
             self._note_made(message.get("body", b""))
@@ -396,9 +295,9 @@ class _Answer:
         assert self._held is not None  # noqa: S101 - for mypy
         start, self._held, self._decided = self._held, None, True
         try:
-            await self._layer.write(self.record, self._scope, start["status"], time.perf_counter() - self._started)
+            await self._layer.write(self._context, self._scope, start["status"], time.perf_counter() - self._started)
         except AuditError:
-            if self.record.refusal is not None or not self._is_write():
+            if self._context.refusal is not None or not self._context.is_write:
                 await self._send(start)  # nothing was changed, so the answer tells the truth
                 return True
             self._cut_off = True
@@ -408,27 +307,23 @@ class _Answer:
         await self._send(start)
         return True
 
-    def _is_write(self) -> bool:
-        route = self.record.route
-        return route is None or route.access > Access.READ
-
     def _note_made(self, body: bytes) -> None:
         """Note the identifier of what a create operation made."""
-        operation = (self.record.route and self.record.route.operation) or ""
+        operation = self._context.operation or ""
         try:
             value = json.loads(body)
             for key in _MADE[operation]:
                 value = value[key]
         except (ValueError, KeyError, TypeError, RecursionError):
             return
-        self.record.add_objects([(_MADE[operation][-1], value)])
+        self._context.add_objects([(_MADE[operation][-1], value)])
 
     async def abandoned(self) -> None:
         """Write the line of a request that ended without an answer."""
-        if not self._decided and self._layer.wants(self.record, self._scope, 500):
+        if not self._decided and self._layer.wants(self._context, 500):
             self._decided = True
             with contextlib.suppress(AuditError):  # it was said on stderr; there is no answer to hold back
-                await self._layer.write(self.record, self._scope, 500, time.perf_counter() - self._started)
+                await self._layer.write(self._context, self._scope, 500, time.perf_counter() - self._started)
 
 
 def _unwritable(message: str) -> tuple[Message, Message]:
@@ -440,9 +335,9 @@ def refuse_unaudited() -> tuple[Message, Message]:
     return _unwritable("Nothing was changed: the audit log can't be written, so this server takes no writes.")
 
 
-def query_objects(scope: Scope) -> list[tuple[str, str]]:
-    """Return the parameters of the query, for :meth:`Record.add_objects` to choose from."""
-    query = scope.get("query_string", b"")
+def query_objects(context: Context) -> list[tuple[str, str]]:
+    """Return the parameters of the query, for :meth:`Context.add_objects` to choose from."""
+    query = context.scope.get("query_string", b"")
     if not query:
         return []
     return parse_qsl(query[:8192].decode("latin-1"), max_num_fields=None)

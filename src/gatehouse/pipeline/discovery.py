@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import Send
+
+    from gatehouse.pipeline.context import Context, Handler
 
 PATH = "/.well-known/gatehouse"
 #: Where ``gatehouse prepare`` leaves the document, in the run directory.
@@ -85,17 +87,17 @@ def from_proxy(
 
 
 class DiscoveryLayer:
-    """ASGI: answers the one path from memory, and passes everything else on untouched."""
+    """Layer: answers the one path from memory, and passes everything else on untouched."""
 
-    def __init__(self, app: ASGIApp, body: bytes) -> None:
+    def __init__(self, app: Handler, body: bytes) -> None:
         """Args: body: the document, as JSON."""
         self._app = app
         self._body = body
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, context: Context, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "GET":
-            await self._app(scope, receive, send)
+        if context.path != PATH or context.method != "GET":
+            await self._app(context, send)
             return
         headers = [
             (b"content-type", b"application/json"),

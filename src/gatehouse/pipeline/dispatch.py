@@ -1,12 +1,10 @@
 """The short way to MLflow's Flask routes: one thread hop, and nothing that would answer the same without it.
 
 MLflow serves most routes by its Flask application, mounted below its FastAPI application. On that way a request passes
-seven layers and three thread hops that do nothing for it: about half of its CPU time. This dispatcher calls the Flask
+layers and three thread hops that do nothing for it: about half of its CPU time. This dispatcher calls the Flask
 application directly when every one of these layers would leave the request alone, and hands everything else
-to the FastAPI application, unchanged:
+to the FastAPI application, unchanged. MLflow's checks of Host and Origin are behind it (SecurityLayer); of the rest:
 
-* host: MLflow's host check lets it pass (HostValidationMiddleware);
-* CORS: it has no ``Origin`` header and isn't an OPTIONS request (CORSMiddleware, CORSBlockingMiddleware);
 * workspace: it has no workspace header and workspaces are off (workspace_context_middleware);
 * the path is none of FastAPI's own routes (traces, jobs, gateway, artifacts, MCP, server-info).
 
@@ -20,14 +18,17 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.pipeline.body import MAX_JSON_BYTES, read_or_refuse
+from gatehouse.operations.bodies import LARGE, rule
+from gatehouse.pipeline.body import BadBody, Disconnected, read_body
+from gatehouse.pipeline.responses import send_all
 from gatehouse.upstream.routing import build_environ, native_paths
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Scope, Send
+
+    from gatehouse.pipeline.context import Context
 
 #: Handlers at once in a worker that is alone. More cost throughput, for they wait for the interpreter's lock; fewer leave
 #: the processor idle while they wait for a distant database, and let one slow query hold up all.
@@ -46,85 +47,66 @@ WORKSPACE_HEADER = b"x-mlflow-workspace"
 
 
 class Dispatcher:
-    """ASGI application: MLflow's, with the short way to its Flask routes.
+    """Handler: MLflow, with the short way to its Flask routes.
 
     ``fastapi_app`` is ``mlflow.server.fastapi_app.app`` and ``flask_app`` is ``mlflow.server.app``; ``workers`` is the number of
     processes that serve beside each other.
     """
 
     def __init__(self, fastapi_app: Any, flask_app: Any, workers: int = 1) -> None:
-        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES, MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE
-        from mlflow.server.fastapi_security import get_allowed_hosts
-        from mlflow.server.security_utils import is_allowed_host_header
+        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 
         self.fastapi_app: ASGIApp = fastapi_app
         self.flask_app = flask_app
         self._native = native_paths(fastapi_app)
-        allowed: list[str] = get_allowed_hosts()
-        self._host_passes = partial(is_allowed_host_header, allowed)
-        self._hosts: dict[bytes, bool] = {}
-        # Workspaces, and security switched off, change what the layers do: then none is skipped.
-        self._usable = not MLFLOW_ENABLE_WORKSPACES.get() and MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE.get() != "true"
+        # Workspaces change what the layers do: then none is skipped.
+        self._usable = not MLFLOW_ENABLE_WORKSPACES.get()
         threads = max(LEAST_QUICK_THREADS, QUICK_THREADS // workers)
         self._quick = ThreadPoolExecutor(threads, "quick")
         # One limit for all that can wait for a second connection: a pool with one connection more never stands still.
         self._handlers = asyncio.Semaphore(threads)
         self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == OTLP_PATH:
-            # Its body has been read already (StampingLayer), so no slow sender keeps the others out.
+    async def __call__(self, context: Context, send: Send) -> None:
+        """Let MLflow serve one request."""
+        if context.path == OTLP_PATH:
+            # Its body has been read already (BodyLayer), so no slow sender keeps the others out.
             async with self._handlers:
-                await self.fastapi_app(scope, receive, send)
-        elif scope["type"] == "http" and self._usable and self.is_plain(scope):
-            await self.call_flask(scope, receive, send)
+                await self.fastapi_app(context.scope, context.receive, send)
+        elif self._usable and self.is_plain(context.scope):
+            await self.call_flask(context, send)
         else:
-            await self.fastapi_app(scope, receive, send)
+            await self.fastapi_app(context.scope, context.receive, send)
 
     def is_plain(self, scope: Scope) -> bool:
         """Tell whether all of FastAPI's layers would pass this request on to Flask unchanged."""
-        if scope["method"] == "OPTIONS":
+        if any(name == WORKSPACE_HEADER for name, _ in scope["headers"]):
             return False
-        host = None
-        for name, value in scope["headers"]:
-            if name == b"host":
-                if host is not None:
-                    return False
-                host = value
-            elif name in {b"origin", WORKSPACE_HEADER}:
-                return False
-        return host is not None and self.is_allowed(host) and not self._native.match(scope["path"])
+        return not self._native.match(scope["path"])
 
-    def is_allowed(self, host: bytes) -> bool:
-        """Tell whether MLflow's host check passes this Host header; few are ever seen, and the rest isn't remembered."""
-        known = self._hosts.get(host)
-        if known is None:
-            try:
-                known = self._host_passes(host.decode())
-            except UnicodeDecodeError:
-                known = False
-            if len(self._hosts) < 64:
-                self._hosts[host] = known
-        return known
-
-    async def call_flask(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def call_flask(self, context: Context, send: Send) -> None:
         """Run Flask's handler in a thread and send what it answers, chunk by chunk if it is a stream."""
-        body = await read_or_refuse(scope, receive, send, MAX_JSON_BYTES)
-        if body is None:
+        try:
+            # Flask takes no stream.
+            body = await read_body(context, rule(context.route) if context.route else LARGE)
+        except Disconnected:
             return
-        pool = self._slow if any(part in scope["path"] for part in SLOW_PATHS) else self._quick
+        except BadBody as error:
+            await send_all(send, error.answer)
+            return
+        pool = self._slow if any(part in context.path for part in SLOW_PATHS) else self._quick
         loop = asyncio.get_running_loop()
         # Flask's handlers see the context of the request, as they do on the long way.
-        context = copy_context()
+        variables = copy_context()
         answer = Answer()
-        environ = build_environ(scope, body)
+        environ = build_environ(context.scope, body)
         async with self._handlers if pool is self._quick else contextlib.nullcontext():
-            first, rest = await loop.run_in_executor(pool, context.run, answer.run, self.flask_app, environ)
+            first, rest = await loop.run_in_executor(pool, variables.run, answer.run, self.flask_app, environ)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         try:
             while rest is not None:
                 await send({"type": "http.response.body", "body": first, "more_body": True})
-                first, rest = await loop.run_in_executor(pool, context.run, answer.next, rest)
+                first, rest = await loop.run_in_executor(pool, variables.run, answer.next, rest)
             await send({"type": "http.response.body", "body": first, "more_body": False})
         finally:
             answer.close()
@@ -143,11 +125,9 @@ class Answer:
         if exc_info is not None:
             raise exc_info[1].with_traceback(exc_info[2])
         self.status = int(status.split(" ", 1)[0])
-        # What the layers do to an answer: SecurityHeadersMiddleware puts the headers through a dict (of two with one name,
-        # the last stays; Flask has set the two that it adds), CORSMiddleware says that an Origin could change it.
-        found = {name.strip().lower().encode("ascii"): value.strip().encode("ascii") for name, value in headers}
-        found[b"vary"] = found[b"vary"] + b", Origin" if b"vary" in found else b"Origin"
-        self.headers = list(found.items())
+        self.headers = [
+            (name.strip().lower().encode("ascii"), value.strip().encode("ascii")) for name, value in headers
+        ]
         return _no_write
 
     def run(self, app: Any, environ: dict[str, Any]) -> tuple[bytes, Iterator[bytes] | None]:

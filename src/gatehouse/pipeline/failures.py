@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from gatehouse.pipeline.responses import error_response, send_all
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import Message, Send
+
+    from gatehouse.pipeline.context import Context, Handler
 
 _logger = logging.getLogger(__name__)
 
@@ -50,16 +52,16 @@ def register(fastapi_app: Any, flask_app: Any) -> None:
 
 
 class FailureLayer:
-    """ASGI layer: an exception ends here, and costs the connection only if half an answer has left on it.
+    """Layer: an exception ends here, and costs the connection only if half an answer has left on it.
 
-    :param app: MLflow's application.
+    :param app: the next layer.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Handler) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
+    async def __call__(self, context: Context, send: Send) -> None:
+        """Serve one request."""
         started = finished = False
 
         async def watch(message: Message) -> None:
@@ -69,10 +71,10 @@ class FailureLayer:
             await send(message)
 
         try:
-            await self._app(scope, receive, watch)
+            await self._app(context, watch)
         except Exception as error:
-            if scope["type"] != "http" or (started and not finished):
+            if started and not finished:
                 raise
-            _logger.exception("%s %s failed", scope["method"], scope["path"])
+            _logger.exception("%s %s failed", context.method, context.path[:1024])
             if not started:
                 await send_all(send, error_response(*tell(error)))

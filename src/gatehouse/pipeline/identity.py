@@ -22,21 +22,16 @@ import hmac
 import re
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline.audit import RECORD
 from gatehouse.pipeline.responses import error_response, response, send_all
 from gatehouse.policy.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import Send
 
-#: Where the verified :class:`Identity` lives in the ASGI scope. A client cannot write there.
-IDENTITY = "gatehouse.identity"
-#: The address of the client, as far as the trusted hops vouch for it (``str``, or None).
-CLIENT_ADDRESS = "gatehouse.client"
-#: When the browser's session ends (seconds since the epoch, or None): set on :data:`WHOAMI_PATH` alone.
-SESSION_ENDS = "gatehouse.session_ends"
+    from gatehouse.pipeline.context import Context, Handler
+
 #: Where people and scripts ask who they are.
 WHOAMI_PATH = "/gatehouse/whoami"
 #: The liveness path: the one answer that needs no identity, and says nothing but ``OK``.
@@ -130,7 +125,7 @@ def _groups(value: bytes) -> tuple[str, ...]:
 
 
 class IdentityLayer:
-    """ASGI layer: lets in only what the proxy vouches for, and puts the :class:`Identity` into the scope.
+    """ASGI layer: lets in only what the proxy vouches for, and puts the :class:`Identity` into the context.
 
     :param app: the next layer.
     :param proof: the secret that ``gatehouse prepare`` made for this start; at least 16 bytes.
@@ -145,7 +140,7 @@ class IdentityLayer:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Handler,
         proof: bytes,
         cookie_names: Iterable[str] = ("_oauth2_proxy",),
         trusted_hops: int = 0,
@@ -161,44 +156,32 @@ class IdentityLayer:
         self._hops = trusted_hops
         self._lifetime = session_lifetime
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        kind = scope["type"]
-        if kind == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        if kind == "websocket":  # MLflow has none; closing before the accept is a plain 403
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        if kind != "http":
-            raise ValueError(f"unknown kind of connection: {kind}")
-        if scope["path"] == LIVENESS_PATH and scope["method"] in {"GET", "HEAD"}:
+    async def __call__(self, context: Context, send: Send) -> None:
+        """Serve one request."""
+        if context.path == LIVENESS_PATH and context.method in {"GET", "HEAD"}:
             await send_all(send, response(200, "text/plain; charset=utf-8", b"OK"))
             return
-        record = scope[RECORD]
         try:
-            scope = self._verify(scope)
+            self._verify(context)
         except IdentityError as error:
-            record.refusal = str(error)
+            context.refusal = str(error)
             challenge = [(b"www-authenticate", b'Bearer realm="gatehouse"')]
             await send_all(send, error_response(401, "UNAUTHENTICATED", str(error), challenge))
             return
-        record.identity, record.client_address = scope[IDENTITY], scope[CLIENT_ADDRESS]
-        await self._app(scope, receive, send)
+        await self._app(context, send)
 
-    def _verify(self, scope: Scope) -> Scope:
-        """Return the scope for the next layer, or raise IdentityError."""
+    def _verify(self, context: Context) -> None:
+        """Note who sent the request, and take out of it what no client has a say in; or raise IdentityError."""
         passed: list[tuple[bytes, bytes]] = []
         stated: dict[bytes, bytes] = {}
         session_ends = None
-        for name, value in scope["headers"]:
+        for name, value in context.scope["headers"]:
             if name in _STATED:
                 if name in stated:
                     raise IdentityError(f"The header {name.decode()} came twice.")
                 stated[name] = value
             elif name == b"cookie":
-                if scope["path"] == WHOAMI_PATH:
+                if context.path == WHOAMI_PATH:
                     session_ends = self._session_ends(value)
                 if value := self._without_session(value):
                     passed.append((name, value))
@@ -209,14 +192,8 @@ class IdentityLayer:
         if address:
             # MLflow's assistant takes a request without forwarding headers for one from this machine.
             passed.append((b"x-forwarded-for", address.encode()))
-        return {
-            **scope,
-            "headers": passed,
-            "client": (address, 0) if address else None,
-            IDENTITY: identity,
-            CLIENT_ADDRESS: address,
-            SESSION_ENDS: session_ends,
-        }
+        context.scope = {**context.scope, "headers": passed, "client": (address, 0) if address else None}
+        context.identity, context.client_address, context.session_ends = identity, address, session_ends
 
     def _identity(self, stated: dict[bytes, bytes]) -> Identity:
         """Return the identity that the proxy stated, or raise IdentityError."""

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from starlette.types import Message, Scope, Send
+    from starlette.types import Message, Send
+
+    from gatehouse.pipeline.context import Context
 
 
 def response(
@@ -54,11 +56,11 @@ def page(status: int, title: str, rows: Iterable[tuple[str, str]], text: str = "
     return response(status, "text/html; charset=utf-8", body.encode(), [(b"content-security-policy", _CSP)])
 
 
-def wants_page(scope: Scope) -> bool:
+def wants_page(context: Context) -> bool:
     """Return whether the request is a browser's that opens a page."""
-    if scope["method"] not in {"GET", "HEAD"}:
+    if context.method not in {"GET", "HEAD"}:
         return False
-    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+    return any(name == b"accept" and b"text/html" in value for name, value in context.scope["headers"])
 
 
 async def send_all(send: Send, messages: Iterable[Message]) -> None:

@@ -16,21 +16,15 @@ import json
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.operations.classes import Access
-from gatehouse.pipeline.access import ROUTE
-from gatehouse.pipeline.audit import RECORD
-from gatehouse.pipeline.body import MAX_JSON_BYTES, Disconnected, TooLarge, read_body, replay, with_body
-from gatehouse.pipeline.identity import IDENTITY
+from gatehouse.pipeline.body import replace_body
 from gatehouse.pipeline.responses import error_response, send_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import Send
 
-    from gatehouse.operations.router import Route
-    from gatehouse.pipeline.audit import Record
-    from gatehouse.policy.identity import Identity
+    from gatehouse.pipeline.context import Context, Handler
 
 #: MLflow's own tag for who made a thing (mlflow/utils/mlflow_tags.py).
 USER_TAG = "mlflow.user"
@@ -355,72 +349,63 @@ _LATE = frozenset({"log_batch", "set_experiment_tag", "set_logged_model_tags", "
 
 
 class StampingLayer:
-    """ASGI layer: puts the identity into what is recorded, and the names of things into the audit record.
+    """Layer: puts the identity into what is recorded, and the names of things into the audit record.
 
     :param app: the next layer.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Handler) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        identity: Identity = scope[IDENTITY]
-        route: Route = scope[ROUTE]
+    async def __call__(self, context: Context, send: Send) -> None:
+        """Serve one request."""
+        email = context.who.email
         # MLflow's FastAPI routes take the author from here.
-        scope = {**scope, "state": {**scope.get("state", {}), "username": identity.email}}
-        _current.set(identity.email)  # each request is a task, and so a context, of its own
-        if route.access > Access.READ and route.operation is not None and route.operation not in OPAQUE:
-            record: Record = scope[RECORD]
+        context.scope = {**context.scope, "state": {**context.scope.get("state", {}), "username": email}}
+        _current.set(email)  # each request is a task, and so a context, of its own
+        operation = context.operation
+        if context.is_write and operation is not None and operation not in OPAQUE:
             try:
-                scope, receive = await self._stamp(scope, receive, route, identity.email, record)
-            except Disconnected:
+                await self._stamp(context, operation, email)
+            except Refused as error:
+                context.refusal = str(error)
+                code = "PERMISSION_DENIED" if error.status == 403 else "INVALID_PARAMETER_VALUE"
+                await send_all(send, error_response(error.status, code, str(error)))
                 return
-            except (TooLarge, Refused) as error:
-                record.refusal = str(error)
-                status = error.status if isinstance(error, Refused) else 413
-                code = "PERMISSION_DENIED" if status == 403 else "INVALID_PARAMETER_VALUE"
-                await send_all(send, error_response(status, code, str(error)))
-                return
-        await self._app(scope, receive, send)
+        await self._app(context, send)
 
-    async def _stamp(
-        self, scope: Scope, receive: Receive, route: Route, user: str, record: Record
-    ) -> tuple[Scope, Receive]:
-        """Return the request as MLflow shall see it."""
-        operation = str(route.operation)
+    async def _stamp(self, context: Context, operation: str, user: str) -> None:
+        """Make the request what MLflow shall see."""
         if operation in {"delete_dataset_tag", "delete_logged_model_tag"}:
-            _refuse_deletion(route.variables.get("key", route.variables.get("tag_key")))
+            variables = context.route.variables if context.route else {}
+            _refuse_deletion(variables.get("key", variables.get("tag_key")))
+        body = context.body or b""
         if operation == SPANS:
             from gatehouse.stamping.spans import UnreadableSpans, stamp_spans
 
-            headers = dict(reversed(scope["headers"]))  # the first of each name counts, as in Starlette
-            record.add_objects([("experiment_id", headers.get(b"x-mlflow-experiment-id", b"").decode("latin-1"))])
-            body = await read_body(scope, receive, MAX_JSON_BYTES)
+            headers = dict(reversed(context.scope["headers"]))  # the first of each name counts, as in Starlette
+            context.add_objects([("experiment_id", headers.get(b"x-mlflow-experiment-id", b"").decode("latin-1"))])
             try:
-                body, record.claimed = await asyncio.to_thread(stamp_spans, body, headers, user)
+                body, context.claimed = await asyncio.to_thread(stamp_spans, body, headers, user)
             except UnreadableSpans as error:
                 raise Refused(str(error)) from None
-            return with_body(scope, body, frozenset({b"content-encoding"})), replay(body, receive)
-        body = await read_body(scope, receive, MAX_JSON_BYTES)
+            replace_body(context, body, frozenset({b"content-encoding"}))
+            return
         if len(body) > _LARGE:
-            body = await asyncio.to_thread(self._stamp_json, body, operation, user, record)
+            body = await asyncio.to_thread(self._stamp_json, body, operation, user, context)
         else:
-            body = self._stamp_json(body, operation, user, record)
-        return with_body(scope, body), replay(body, receive)
+            body = self._stamp_json(body, operation, user, context)
+        replace_body(context, body)
 
-    def _stamp_json(self, body: bytes, operation: str, user: str, record: Record) -> bytes:
+    def _stamp_json(self, body: bytes, operation: str, user: str, context: Context) -> bytes:
         """Return a JSON body with the identity in it."""
         stamp = STAMPS.get(operation)
         document = _parse(body)
         if isinstance(document, dict):
-            record.add_objects(document.items())
+            context.add_objects(document.items())
             if stamp is None or (operation in _LATE and not _mentions_user(body)):
                 return body
-            record.claimed = stamp(document, user)
+            context.claimed = stamp(document, user)
             return json.dumps(document).encode()
         if stamp is not None and body:
             raise Refused("The request's body isn't a JSON object.")

@@ -1,8 +1,6 @@
 """The ASGI application: MLflow behind Gatehouse's layers, composed in one place.
 
-Data flows one way: discovery → audit → identity → account → access → stamping → artifacts → page → failures → MLflow.
-Each layer knows only the next. The audit comes first because it writes the line of whatever answer leaves, also of a refusal by a layer
-below.
+The layers are a list, in the order that a request meets them; each knows only the next.
 """
 
 from __future__ import annotations
@@ -20,17 +18,21 @@ from gatehouse.operations.router import Router
 from gatehouse.pipeline import failures
 from gatehouse.pipeline.access import AccessLayer
 from gatehouse.pipeline.audit import AuditLayer, AuditLog
+from gatehouse.pipeline.body import BodyLayer
 from gatehouse.pipeline.discovery import FILE_NAME as DISCOVERY_NAME
 from gatehouse.pipeline.discovery import DiscoveryLayer
 from gatehouse.pipeline.dispatch import Dispatcher
 from gatehouse.pipeline.failures import FailureLayer
 from gatehouse.pipeline.identity import IdentityLayer
+from gatehouse.pipeline.security import SecurityLayer
+from gatehouse.pipeline.stack import Layer, Pipeline, stack
 from gatehouse.policy.source import PolicySource
 from gatehouse.stamping.layer import StampingLayer, tell_flask
 from gatehouse.start.prepare import PROOF_NAME
 from gatehouse.ui.account import AccountLayer
 from gatehouse.ui.page import UiLayer
 from gatehouse.upstream import application as upstream_application
+from gatehouse.upstream import security
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,25 +56,31 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
     tell_flask(flask)
 
     failures.register(mlflow, flask)
-    app: ASGIApp = UiLayer(FailureLayer(Dispatcher(mlflow, flask, settings.workers)))
+    layers: list[Layer] = [
+        # The one document that says how to sign in is for strangers, and it is the same for everybody.
+        partial(DiscoveryLayer, body=(run_directory / DISCOVERY_NAME).read_bytes()),
+        # Writes the line of whatever answer leaves, also of a refusal by a layer behind it.
+        partial(AuditLayer, log=log, project=environment.get("GOOGLE_CLOUD_PROJECT"), reads=settings.audit_reads),
+        partial(
+            IdentityLayer,
+            proof=(run_directory / PROOF_NAME).read_bytes(),
+            cookie_names=[environment.get("OAUTH2_PROXY_COOKIE_NAME", ""), "_oauth2_proxy"],
+            # Cloud Run's front end appends the client's address, oauth2-proxy that of the front end.
+            trusted_hops=1 if environment.get("K_SERVICE") else 0,
+            session_lifetime=session_lifetime(environment, run_directory / "proxy.cfg"),
+        ),
+        partial(SecurityLayer, middlewares=security.take_off(mlflow)),
+        partial(AccountLayer, policy=policy),
+        partial(AccessLayer, router=Router(mlflow, flask), policy=policy, log=log),
+        BodyLayer,
+        StampingLayer,
+    ]
     if destination := settings.artifacts_destination:
         kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
         repository.register(destination, partial(stores.shared, destination), kind)
-        app = ArtifactLayer(app, destination, settings.artifact_timeout)
-    app = StampingLayer(app)
-    app = AccessLayer(app, Router(mlflow, flask), policy, log)
-    app = AccountLayer(app, policy)
-    app = IdentityLayer(
-        app,
-        (run_directory / PROOF_NAME).read_bytes(),
-        [environment.get("OAUTH2_PROXY_COOKIE_NAME", ""), "_oauth2_proxy"],
-        # Cloud Run's front end appends the client's address, oauth2-proxy that of the front end.
-        trusted_hops=1 if environment.get("K_SERVICE") else 0,
-        session_lifetime=session_lifetime(environment, run_directory / "proxy.cfg"),
-    )
-    app = AuditLayer(app, log, environment.get("GOOGLE_CLOUD_PROJECT"), settings.audit_reads)
-    # In front of all: the one document that says how to sign in is for strangers, and it is the same for everybody.
-    return DiscoveryLayer(app, (run_directory / DISCOVERY_NAME).read_bytes())
+        layers.append(partial(ArtifactLayer, destination=destination, limit=settings.artifact_timeout))
+    layers += [UiLayer, FailureLayer]
+    return Pipeline(stack(layers, Dispatcher(mlflow, flask, settings.workers)), mlflow)
 
 
 def session_lifetime(environment: Mapping[str, str], proxy_file: Path) -> float | None:

@@ -13,16 +13,16 @@ import zlib
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.pipeline.audit import RECORD
-from gatehouse.pipeline.identity import IDENTITY, SESSION_ENDS, WHOAMI_PATH
+from gatehouse.pipeline.identity import WHOAMI_PATH
 from gatehouse.pipeline.responses import error_response, json_response, page, response, send_all, wants_page
 from gatehouse.policy.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import Message, Send
 
+    from gatehouse.pipeline.context import Context, Handler
     from gatehouse.policy.identity import Identity
     from gatehouse.policy.roles import Policy
     from gatehouse.policy.source import PolicySource
@@ -38,18 +38,18 @@ _RESOURCES = ("experiment", "registered_model", "prompt", "scorer")
 
 
 class AccountLayer:
-    """ASGI layer: answers the questions about the account, and passes everything else on.
+    """Layer: answers the questions about the account, and passes everything else on.
 
     :param app: the next layer.
     :param policy: who has which role.
     """
 
-    def __init__(self, app: ASGIApp, policy: PolicySource) -> None:
+    def __init__(self, app: Handler, policy: PolicySource) -> None:
         self._app = app
         self._policy = policy
         script = resources.files("gatehouse.ui").joinpath("session.js").read_bytes()
         self._script = response(200, "text/javascript; charset=utf-8", script, caching=b"private, max-age=300")
-        self._answers: Mapping[str, Callable[[Scope, Identity, Policy], tuple[Message, Message]]] = {
+        self._answers: Mapping[str, Callable[[Context, Identity, Policy], tuple[Message, Message]]] = {
             WHOAMI_PATH: _whoami,
             SCRIPT_PATH: lambda *_: self._script,
             "/ajax-api/2.0/mlflow/users/current": _current_user,
@@ -63,35 +63,30 @@ class AccountLayer:
             "/ajax-api/3.0/mlflow/assistant/providers": _no_assistant,
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        answer = self._answers.get(scope["path"]) if scope["method"] in {"GET", "HEAD"} else None
+    async def __call__(self, context: Context, send: Send) -> None:
+        """Serve one request."""
+        answer = self._answers.get(context.path) if context.method in {"GET", "HEAD"} else None
         if answer is None:
-            if scope["path"].startswith("/gatehouse/"):
+            if context.path.startswith("/gatehouse/"):
                 await send_all(send, error_response(404, "ENDPOINT_NOT_FOUND", "Gatehouse has no such page."))
             else:
-                await self._app(scope, receive, send)
+                await self._app(context, send)
             return
         policy = await self._policy.current()
-        identity: Identity = scope[IDENTITY]
-        record = scope[RECORD]
-        record.role = policy.role_of(identity)
-        record.is_service_account = policy.is_service_account(identity)
-        start, body = answer(scope, identity, policy)
+        context.role = policy.role_of(context.who)
+        context.is_service_account = policy.is_service_account(context.who)
+        start, body = answer(context, context.who, policy)
         await send(start)
-        await send({**body, "body": b""} if scope["method"] == "HEAD" else body)
+        await send({**body, "body": b""} if context.method == "HEAD" else body)
 
 
-def _whoami(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:
+def _whoami(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:
     role = policy.role_of(identity)
-    ends = scope[SESSION_ENDS]
+    ends = context.session_ends
     moment = datetime.datetime.fromtimestamp(ends, datetime.timezone.utc) if ends else None
     expires = moment.isoformat(timespec="seconds") if moment else None
     kind = "service account" if policy.is_service_account(identity) else "person"
-    if wants_page(scope):
+    if wants_page(context):
         rows = [
             ("Signed in as", identity.email),
             ("Kind", kind),
@@ -127,7 +122,7 @@ def _id(identity: Identity) -> int:
     return zlib.crc32(identity.email.encode())
 
 
-def _current_user(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+def _current_user(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
     # The UI shows its "Logout" for basic authentication alone; session.js makes that the proxy's sign-out.
     return json_response(200, {"user": _user(identity), "is_basic_auth": True})
 
@@ -149,12 +144,12 @@ def _rows(policy: Policy, identity: Identity) -> list[dict[str, Any]]:
     ]
 
 
-def _permissions(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+def _permissions(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
     is_admin = policy.role_of(identity) is Role.ADMIN
     return json_response(200, {"is_admin": is_admin, "permissions": _rows(policy, identity)})
 
 
-def _roles(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+def _roles(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
     role = policy.role_of(identity)
     entry = {
         "id": int(role),
@@ -166,13 +161,13 @@ def _roles(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, M
     return json_response(200, {"roles": [entry] if role is not Role.NONE else []})
 
 
-def _users(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+def _users(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
     # Nobody else's address is told.
     return json_response(200, {"users": [_user(identity)]})
 
 
-def _no_assistant(scope: Scope, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+def _no_assistant(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
     content = {"providers": {}, "projects": {}, "remote_access_allowed": False}
-    if scope["path"].endswith("/providers"):
+    if context.path.endswith("/providers"):
         content = {"providers": [], "resolved": None, "gateway_vendor_options": {}}
     return json_response(200, content)

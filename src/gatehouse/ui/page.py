@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline.access import ROUTE
 from gatehouse.ui.account import SCRIPT_PATH
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import Message, Send
+
+    from gatehouse.pipeline.context import Context, Handler
 
 #: MLflow's operation that serves the page.
 PAGE = "serve"
@@ -25,15 +26,15 @@ _VALIDATORS = frozenset({b"etag", b"last-modified", b"content-length", b"accept-
 
 
 class UiLayer:
-    """ASGI layer: adds the script's line to MLflow's page, and passes everything else on."""
+    """Layer: adds the script's line to MLflow's page, and passes everything else on."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Handler) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope[ROUTE].operation != PAGE or scope["method"] != "GET":
-            await self._app(scope, receive, send)
+    async def __call__(self, context: Context, send: Send) -> None:
+        """Serve one request."""
+        if context.operation != PAGE or context.method != "GET":
+            await self._app(context, send)
             return
         start: Message | None = None
         chunks: list[bytes] = []
@@ -54,5 +55,6 @@ class UiLayer:
             await send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
             await send({"type": "http.response.body", "body": body})
 
-        headers = [(name, value) for name, value in scope["headers"] if name not in _CONDITIONS]
-        await self._app({**scope, "headers": headers}, receive, add_script)
+        headers = [(name, value) for name, value in context.scope["headers"] if name not in _CONDITIONS]
+        context.scope = {**context.scope, "headers": headers}
+        await self._app(context, add_script)
