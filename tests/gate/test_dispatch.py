@@ -132,11 +132,14 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[obj
     }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(environment), json.dumps(REQUESTS)],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: list[dict[str, list[object]]] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+OUTSIDE = [["x-content-type-options", "nosniff"], ["x-frame-options", "SAMEORIGIN"], ["vary", "Origin"]]
 
 
 def without_date(headers: object) -> list[list[str]]:
@@ -155,7 +158,9 @@ def without_times(body: object) -> bytes:
 def test_the_answer_is_the_same(answers: list[dict[str, list[object]]], number: int) -> None:
     ours, theirs = answers[number]["ours"], answers[number]["theirs"]
     assert ours[0] == theirs[0]
-    assert without_date(ours[1]) == without_date(theirs[1])
+    # MLflow refuses a workspace before its other layers add their headers; ours stand in front of everything.
+    added = OUTSIDE if "X-MLFLOW-WORKSPACE" in REQUESTS[number][2] else []
+    assert without_date(ours[1]) == without_date(theirs[1]) + added
     assert without_times(ours[2]) == without_times(theirs[2])
 
 
@@ -169,7 +174,7 @@ def test_the_ordinary_calls_take_the_short_way_and_no_other_does(answers: list[d
         "/",
     } <= short
     assert "/api/3.0/mlflow/server-info" not in short
-    assert not [REQUESTS[i] for i, answer in enumerate(answers) if answer["short"] and REQUESTS[i][2]]
+    assert not [REQUESTS[i] for i, answer in enumerate(answers) if answer["short"] and "X-MLFLOW-WORKSPACE" in REQUESTS[i][2]]
 
 
 def test_a_large_answer_is_sent_in_pieces(answers: list[dict[str, list[object]]]) -> None:
