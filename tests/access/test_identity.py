@@ -51,7 +51,8 @@ def straight(gate: Gate, *headers: tuple[str, str], path: str = WHOAMI, method: 
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(20)
     connection.sock.connect(str(socket_folder(gate) / "mlflow.sock"))
-    connection.putrequest(method, path)
+    connection.putrequest(method, path, skip_host=True)
+    connection.putheader("Host", f"localhost:{gate.port}")
     for name, value in headers:
         connection.putheader(name, value)
     connection.endheaders()

@@ -174,7 +174,9 @@ def test_the_ordinary_calls_take_the_short_way_and_no_other_does(answers: list[d
         "/",
     } <= short
     assert "/api/3.0/mlflow/server-info" not in short
-    assert not [REQUESTS[i] for i, answer in enumerate(answers) if answer["short"] and "X-MLFLOW-WORKSPACE" in REQUESTS[i][2]]
+    assert not [
+        REQUESTS[i] for i, answer in enumerate(answers) if answer["short"] and "X-MLFLOW-WORKSPACE" in REQUESTS[i][2]
+    ]
 
 
 def test_a_large_answer_is_sent_in_pieces(answers: list[dict[str, list[object]]]) -> None:
