@@ -59,6 +59,9 @@ COPY src src
 RUN pip wheel --no-cache-dir --no-deps --no-index --no-build-isolation --wheel-dir /tmp/wheel . \
     && pip --python /opt/gatehouse install --no-cache-dir --no-compile --no-deps --no-index --root /layer /tmp/wheel/*.whl \
     && /opt/gatehouse/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /layer /layer
+# The client that the server hands out. Nothing of it is installed here.
+COPY client client
+RUN python3 client/build_wheel.py /dist
 
 # ── the image ────────────────────────────────────────────────────────────────────────────────────────────────────────
 FROM ${DEBIAN}
@@ -77,6 +80,7 @@ COPY --from=proxy /usr/local/bin/oauth2-proxy /usr/local/bin/gatehouse-listener 
 COPY --from=python /opt/gatehouse /opt/gatehouse
 COPY --from=gatehouse /layer/opt/gatehouse /opt/gatehouse
 COPY proxy/templates /app/proxy/templates
+COPY --from=gatehouse /dist /app/dist
 COPY start.sh oauth2_proxy.cfg.tmpl /app/
 
 ENV PATH=/opt/gatehouse/bin:/usr/local/bin:/usr/bin:/bin \

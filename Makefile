@@ -7,6 +7,8 @@ IMAGE := gatehouse:dev
 # Two files of tests at a time: most of their time they wait. `make test PYTEST_ARGS=` runs one after the other.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# The client's wheel; each server hands out the one of its own version.
+CLIENT := dist/mlflow_gatehouse-$(VERSION)-py3-none-any.whl
 # Another base image than the Dockerfile's: what tests/container/engine.sh made where none can be pulled.
 DEBIAN ?= $(shell cat .build/engine/base 2>/dev/null)
 
@@ -17,12 +19,12 @@ else
 PERSON := $(or $(filter alice bob carol,$(USER)),alice)
 endif
 
-.PHONY: run token test bench check upstream-check format image lock clean help
+.PHONY: run token test bench check upstream-check format image lock client clean help
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/ready ## serve http://localhost:4180 (PORT=…, DATA=…) with a local sign-in
+run: .venv/ready $(CLIENT) ## serve http://localhost:4180 (PORT=…, DATA=…) with a local sign-in
 	@exec $(BIN)/python -m local.run
 
 token: .venv/ready ## print an identity token of the local provider (USER=bob, ISSUER=…)
@@ -59,8 +61,13 @@ image: ## build the container image gatehouse:dev (STORES=all for S3 and Azure t
 lock: .venv/ready ## pin the Python dependencies anew
 	@PATH=$(CURDIR)/$(BIN):$$PATH requirements/lock.sh
 
+client: $(CLIENT) ## build the wheel of the client, which the server hands out, into dist/
+
+$(CLIENT): .venv/ready client/build_wheel.py client/pyproject.toml client/README.md $(shell find client/src -name '*.py')
+	@$(BIN)/python client/build_wheel.py dist >/dev/null
+
 clean: ## remove what was set up and built (not the data)
-	@rm -rf .venv .build
+	@rm -rf .venv .build dist
 
 .venv/ready: requirements/dev.txt requirements/uv.txt pyproject.toml client/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

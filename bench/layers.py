@@ -23,6 +23,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from gatehouse.pipeline import discovery
+
 PROOF = "bench" * 8
 EMAIL = "bob@example.com"
 HEADERS = {
@@ -110,7 +112,7 @@ def prepare(folder: Path) -> None:
     """Make what the application reads at its start, as `gatehouse prepare` leaves it."""
     folder.mkdir()
     (folder / "proof").write_text(PROOF)
-    (folder / "discovery.json").write_text("{}")
+    discovery.publish(folder / discovery.FOLDER, {}, None, "")
 
 
 def measure_alone(folder: Path) -> list[str]:

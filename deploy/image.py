@@ -21,6 +21,7 @@ INPUTS = (
     "proxy",
     "listener",
     "src",
+    "client",
 )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from local.proxy_binary import ROOT
 from tests.client.googleapis import GCLOUD_AUDIENCE, Google
 from tests.client.openid import GATE_SECRET, HOURLY_CLIENT_ID, LOGIN_CLIENT_ID, OpenIdProvider, sign_in
 from tests.support import Gate, free_port, running
@@ -34,7 +35,15 @@ def openid() -> Iterator[OpenIdProvider]:
 
 
 @pytest.fixture(scope="session")
-def front(openid: OpenIdProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+def wheel() -> Path:
+    """The client's wheel, where a gate of this checkout finds it to hand it out."""
+    command = [sys.executable, str(ROOT / "client" / "build_wheel.py"), str(ROOT / "dist")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def front(openid: OpenIdProvider, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:  # noqa: ARG001
     """A gate whose provider that is. People of example.com and one project's service accounts may come in."""
     port = free_port()
     gate = Gate(

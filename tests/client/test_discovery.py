@@ -6,6 +6,7 @@ import pytest
 import requests
 import tomllib
 
+from gatehouse import __version__
 from gatehouse.pipeline import discovery
 from gatehouse.start import proxy_config
 from local.proxy_binary import ROOT
@@ -18,11 +19,12 @@ from tests.support import Gate
 
 TEMPLATE = ROOT / "oauth2_proxy.cfg.tmpl"
 PATH = "/.well-known/gatehouse"
+WHEEL = f"{PATH}/mlflow_gatehouse-{__version__}-py3-none-any.whl"
 
 
 def rendered(provider: str, login_client_id: str | None = None) -> dict[str, object]:
     url = "https://mlflow.example.com"
-    text = proxy_config.render(TEMPLATE.read_text(), provider, url, ROOT, login_client_id)
+    text = proxy_config.render(TEMPLATE.read_text(), provider, url, ROOT, login_client_id, discovery.open_paths(None))
     return tomllib.loads(text)
 
 
@@ -30,7 +32,9 @@ def test_anybody_may_read_it_and_it_names_provider_client_and_audiences(front: G
     answer = requests.get(front.url + PATH, timeout=10)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"] == "application/json"
-    assert answer.json() == {
+    about = answer.json()
+    assert about.pop("client")["name"] == "mlflow-gatehouse"
+    assert about == {
         "version": 1,
         "issuer": openid.issuer,
         "client_id": LOGIN_CLIENT_ID,
@@ -43,6 +47,10 @@ def test_no_secret_of_the_gate_is_in_it(front: Gate) -> None:
     for name, value in front.environment.items():
         if "SECRET" in name or name == "BACKEND_STORE_URI":
             assert value not in text, name
+
+
+def published(front: Gate) -> list[str]:
+    return [requests.get(front.url + path, timeout=10).text for path in (PATH, f"{PATH}/requirements.txt")]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +66,21 @@ def test_no_secret_of_the_gate_is_in_it(front: Gate) -> None:
         ("GET", "/.well-known/gatehouse%2f..%2f..%2fversion"),
         ("GET", "//.well-known/gatehouse"),
         ("GET", PATH + ";/../version"),
+        ("POST", WHEEL),
+        ("PUT", PATH + "/requirements.txt"),
+        ("GET", WHEEL + "/"),
+        ("GET", WHEEL + "x"),
+        ("GET", WHEEL.replace(".whl", ".whl.asc")),
+        ("GET", WHEEL.replace(__version__, "0.0.0")),
+        ("GET", WHEEL.replace(".", "x")),
+        ("GET", PATH + "//requirements.txt"),
+        ("GET", PATH + "/requirements.txt/../../../version"),
+        ("GET", PATH + "/gatehouse.json"),
+        ("GET", PATH + "/../published/gatehouse.json"),
+        ("GET", PATH + "/..%2fproof"),
+        ("GET", PATH + "/%2e%2e/proxy.env"),
+        ("GET", PATH + "/requirements.txt%00.whl"),
+        ("HEAD", PATH + "/proof"),
     ],
 )
 def test_it_opens_no_other_way_in(front: Gate, method: str, path: str) -> None:
@@ -66,7 +89,7 @@ def test_it_opens_no_other_way_in(front: Gate, method: str, path: str) -> None:
         request.url = front.url + path  # as it stands, not tidied up
         answer = session.send(request, timeout=10, allow_redirects=False)
     if answer.status_code == 200:
-        assert answer.json()["version"] == 1, "the document itself, under another spelling"
+        assert answer.text in published(front), "what is open anyway, under another spelling"
     else:
         assert answer.status_code in {301, 400, 401, 404, 405}, answer.status_code
         assert "experiments" not in answer.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -70,6 +71,13 @@ def test_the_page_works_in_a_real_browser(site: Site) -> None:
         browser.wait(By.XPATH, "//a[normalize-space()='Default']")
         failed = [line for line in browser.console() if "/static-files/" in line]
     assert failed == []
+
+
+def test_hands_out_the_client_that_it_was_made_with(site: Site) -> None:
+    about = requests.get(f"{site.url}/.well-known/gatehouse", timeout=10).json()["client"]
+    content = requests.get(about["url"], timeout=10).content
+    assert about["url"].startswith(f"{site.url}/.well-known/gatehouse/mlflow_gatehouse-")
+    assert hashlib.sha256(content).hexdigest() == about["sha256"]
 
 
 def test_graphql_answers(site: Site) -> None:

@@ -91,5 +91,12 @@ def test_counts_the_cpus_that_its_quota_allows(docker_client: Any, cpus: float, 
     assert int(output) == min(expected, os.cpu_count() or 1)
 
 
+def test_has_one_client_to_hand_out_and_none_installed(docker_client: Any) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert run(docker_client, "ls", "/app/dist").split() == [f"mlflow_gatehouse-{version}-py3-none-any.whl"]
+    code = "import importlib.util as u; print(u.find_spec('mlflow_gatehouse'))"
+    assert run(docker_client, "python", "-c", code).strip() == "None"
+
+
 def test_stays_small(docker_client: Any) -> None:
     assert docker_client.images.get(GATEHOUSE).attrs["Size"] < SIZE_LIMIT_MB * 10**6

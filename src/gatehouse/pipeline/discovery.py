@@ -1,13 +1,20 @@
-"""``GET /.well-known/gatehouse``: what a client must know before it can sign in. Nothing in it is secret.
+"""``/.well-known/gatehouse``: what a client must know before it can sign in, and the client itself. Nothing of it is secret.
 
-The one path that answers without an identity: the proxy lets it through (``skip_auth_routes``), and
-:class:`DiscoveryLayer`, outside all other layers, answers it from bytes made at start.
+These paths alone answer without an identity: the proxy lets them through (``skip_auth_routes``), and
+:class:`DiscoveryLayer`, outside all other layers, answers them from bytes read at start, by their exact names.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gatehouse import __version__
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -15,8 +22,10 @@ if TYPE_CHECKING:
     from gatehouse.pipeline.context import Context, Handler
 
 PATH = "/.well-known/gatehouse"
-#: Where ``gatehouse prepare`` leaves the document, in the run directory.
-FILE_NAME = "discovery.json"
+#: The folder of the run directory in which ``gatehouse prepare`` leaves what is published.
+FOLDER = "published"
+DOCUMENT = "gatehouse.json"
+REQUIREMENTS = "requirements.txt"
 #: Of the document; clients ignore names that they don't know.
 VERSION = 1
 GOOGLE = "https://accounts.google.com"
@@ -30,6 +39,54 @@ DIRECT_TRANSFERS: Mapping[str, bool | int] = {
     "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": DIRECT_FROM_BYTES,
     "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": 32 * 1024 * 1024,
 }
+
+
+@dataclass(frozen=True)
+class Client:
+    """The client's wheel, which each server hands out: what people install is ours, and fits (docs/decisions/0014).
+
+    A registry would have to be asked by a name, and whoever has that name there decides what is installed.
+    """
+
+    file_name: str
+    content: bytes
+
+    @classmethod
+    def find(cls, folder: Path) -> Client | None:
+        """Return the wheel of this server's own version from a folder of built distributions; None if it isn't there."""
+        path = folder / f"mlflow_gatehouse-{__version__}-py3-none-any.whl"
+        return cls(path.name, path.read_bytes()) if path.is_file() else None
+
+    def about(self, public_url: str) -> dict[str, str]:
+        """Return what the document says of it."""
+        return {
+            "name": "mlflow-gatehouse",
+            "version": __version__,
+            "url": f"{public_url}{PATH}/{self.file_name}",
+            "sha256": hashlib.sha256(self.content).hexdigest(),
+            "install": f"pip install -r {public_url}{PATH}/{REQUIREMENTS}",
+        }
+
+    def requirements(self, public_url: str) -> str:
+        """Return the requirements file by which pip and uv install it; both refuse a wheel of another hash."""
+        about = self.about(public_url)
+        return f"# {about['install']}\n{about['name']} @ {about['url']}#sha256={about['sha256']}\n"
+
+
+def open_paths(client: Client | None) -> str:
+    """Return the regular expression (Go's RE2) of the paths that the proxy lets through without a sign-in."""
+    files = f"(/{re.escape(REQUIREMENTS)}|/{re.escape(client.file_name)})?" if client else ""
+    return f"^{re.escape(PATH)}{files}$"
+
+
+def publish(folder: Path, about: Mapping[str, Any], client: Client | None, public_url: str) -> None:
+    """Write all that strangers may read into a folder, for :class:`DiscoveryLayer`."""
+    folder.mkdir(mode=0o700)
+    named = {"client": client.about(public_url)} if client else {}
+    (folder / DOCUMENT).write_text(json.dumps({**about, **named}))
+    if client:
+        (folder / REQUIREMENTS).write_text(client.requirements(public_url))
+        (folder / client.file_name).write_bytes(client.content)
 
 
 def document(
@@ -86,24 +143,40 @@ def from_proxy(
     )
 
 
-class DiscoveryLayer:
-    """Layer: answers the one path from memory, and passes everything else on untouched."""
+#: Suffix → headers. A file's hash and its bytes must come from the same release, so no cache may mix two of them; and a
+#: browser never shows a file as a page of this origin.
+HEADERS: Mapping[str, list[tuple[bytes, bytes]]] = {
+    ".json": [(b"content-type", b"application/json"), (b"cache-control", b"public, max-age=60")],
+    ".txt": [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-cache")],
+    ".whl": [
+        (b"content-type", b"application/octet-stream"),
+        (b"content-disposition", b"attachment"),
+        (b"cache-control", b"no-cache"),
+    ],
+}
 
-    def __init__(self, app: Handler, body: bytes) -> None:
-        """Args: body: the document, as JSON."""
+
+class DiscoveryLayer:
+    """Layer: answers what is published from memory, and passes everything else on untouched."""
+
+    def __init__(self, app: Handler, folder: Path) -> None:
+        """Args: folder: what :func:`publish` wrote."""
         self._app = app
-        self._body = body
+        self._answers: dict[str, tuple[list[tuple[bytes, bytes]], bytes]] = {}
+        for file in folder.iterdir():
+            body = file.read_bytes()
+            headers = [
+                *HEADERS[file.suffix],
+                (b"content-length", str(len(body)).encode()),
+                (b"x-content-type-options", b"nosniff"),
+            ]
+            self._answers[PATH if file.name == DOCUMENT else f"{PATH}/{file.name}"] = headers, body
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Serve one request."""
-        if context.path != PATH or context.method != "GET":
+        if context.method not in {"GET", "HEAD"} or context.path not in self._answers:
             await self._app(context, send)
             return
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(self._body)).encode()),
-            (b"cache-control", b"public, max-age=60"),
-            (b"x-content-type-options", b"nosniff"),
-        ]
+        headers, body = self._answers[context.path]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": self._body})
+        await send({"type": "http.response.body", "body": b"" if context.method == "HEAD" else body})

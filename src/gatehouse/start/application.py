@@ -19,7 +19,7 @@ from gatehouse.pipeline import failures
 from gatehouse.pipeline.access import AccessLayer
 from gatehouse.pipeline.audit import AuditLayer, AuditLog
 from gatehouse.pipeline.body import BodyLayer
-from gatehouse.pipeline.discovery import FILE_NAME as DISCOVERY_NAME
+from gatehouse.pipeline.discovery import FOLDER as PUBLISHED
 from gatehouse.pipeline.discovery import DiscoveryLayer
 from gatehouse.pipeline.dispatch import Dispatcher
 from gatehouse.pipeline.failures import FailureLayer
@@ -57,8 +57,8 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
 
     failures.register(mlflow, flask)
     layers: list[Layer] = [
-        # The one document that says how to sign in is for strangers, and it is the same for everybody.
-        partial(DiscoveryLayer, body=(run_directory / DISCOVERY_NAME).read_bytes()),
+        # How to sign in, and with which client, is for strangers, and the same for everybody.
+        partial(DiscoveryLayer, folder=run_directory / PUBLISHED),
         # Writes the line of whatever answer leaves, also of a refusal by a layer behind it.
         partial(AuditLayer, log=log, project=environment.get("GOOGLE_CLOUD_PROJECT"), reads=settings.audit_reads),
         partial(

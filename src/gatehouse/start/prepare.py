@@ -2,14 +2,14 @@
 
 Into the private run directory go ``proxy.cfg`` (rendered, unless OAUTH_PROXY_CONFIG is used), ``proxy.env``,
 ``server.env`` and, with HTTP2=true, ``listener.env`` (NUL-separated assignments: each process gets what it needs and no secret of the others), and
-``proof``, a random value of this start by which MLflow's side knows the proxy. Nothing is started.
+``proof``, a random value of this start by which MLflow's side knows the proxy, and ``published``, the folder of what strangers may
+read. Nothing is started.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import re
 import secrets
@@ -153,6 +153,11 @@ def server_environment(environment: Mapping[str, str], public_url: str, cookie_n
     return {**kept, "PUBLIC_URL": public_url, "OAUTH2_PROXY_COOKIE_NAME": cookie_name}
 
 
+def client_to_hand_out(template: Path) -> discovery.Client | None:
+    """Return the client's wheel from ``dist``, beside the template in the image and in a checkout."""
+    return discovery.Client.find(template.parent / "dist")
+
+
 def prepare(environment: Mapping[str, str], template: Path, run_directory: Path) -> None:
     """Check everything and write the run directory.
 
@@ -168,6 +173,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     problems += table_problems
     problems += check_policy(values) + check_local_folders(values) + check_socket(run_directory)
 
+    client = client_to_hand_out(template)
     own_path = values["oauth_proxy_config"]
     own_file, file_problems = proxy_config.read_own_file(own_path)
     public_url, url_problems = proxy_config.public_url(resolved, own_file)
@@ -178,7 +184,12 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         problems += proxy_config.check_provider(resolved, provider)
         templates = proxy_config.folder_of_templates(template)
         text = proxy_config.render(
-            template.read_text(), provider, public_url or "https://example.com", templates, values["login_client_id"]
+            template.read_text(),
+            provider,
+            public_url or "https://example.com",
+            templates,
+            values["login_client_id"],
+            discovery.open_paths(client),
         )
         write_private(config, text.encode())
     elif not file_problems:
@@ -218,7 +229,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         raise SettingsError(problems)
 
     cookie = proxy_config.effective_cookie_name(resolved, own_path is not None, own_file, public_url)
-    write_private(run_directory / discovery.FILE_NAME, json.dumps(about).encode())
+    discovery.publish(run_directory / discovery.FOLDER, about, client, public_url)
     write_private(run_directory / PROOF_NAME, proof.encode())
     write_private(run_directory / "proxy.env", environment_block(proxy_environment))
     if listener_environment:
@@ -244,4 +255,6 @@ def main(argv: list[str]) -> int:
         for problem in sorted(dict.fromkeys(error.problems), key=lambda problem: problem.name):
             print(f"start.sh: error: {problem}", file=sys.stderr)
         return exit_code(error.problems)
+    if client_to_hand_out(arguments.template) is None:
+        print("start.sh: there is no client to hand out in dist/; fix: make client", file=sys.stderr)
     return Exit.OK

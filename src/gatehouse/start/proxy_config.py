@@ -104,8 +104,10 @@ def select_sections(template: str, chosen: str) -> str:
     return "".join(kept)
 
 
-def render(template: str, provider: str, public_url: str, templates: Path, login_client_id: str | None = None) -> str:
-    """Return the proxy's configuration file; tokens for ``login_client_id`` are taken too."""
+def render(
+    template: str, provider: str, public_url: str, templates: Path, login_client_id: str | None, open_paths: str
+) -> str:
+    """Return the proxy's configuration file; tokens for ``login_client_id`` are taken too, and ``open_paths`` need none."""
 
     def quote(text: str) -> str:
         return json.dumps(text, ensure_ascii=False)[1:-1]  # a JSON string is a TOML basic string
@@ -114,6 +116,7 @@ def render(template: str, provider: str, public_url: str, templates: Path, login
         public_url=quote(public_url),
         templates=quote(str(templates)),
         login_audience=f', "{quote(login_client_id)}"' if login_client_id else "",
+        open_paths=quote(open_paths),
         cookie_name=cookie_name(public_url),
         cookie_secure="true" if public_url.startswith("https:") else "false",
     )

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from gatehouse.artifacts.stores.base import Store
 
-#: Scheme of ARTIFACTS_DESTINATION → module, class, and what brings the module's library.
+#: Scheme of ARTIFACTS_DESTINATION → module, class, and the packages that the module needs.
 STORES = {
-    "file": ("local", "LocalStore", "gatehouse[server]"),
-    "gs": ("google", "GoogleStore", "gatehouse[server]"),
-    "s3": ("s3", "S3Store", "gatehouse[s3]"),
-    "wasbs": ("azure", "AzureStore", "gatehouse[azure]"),
-    "abfss": ("azure", "AzureStore", "gatehouse[azure]"),
+    "file": ("local", "LocalStore", "mlflow"),
+    "gs": ("google", "GoogleStore", "google-cloud-storage"),
+    "s3": ("s3", "S3Store", "boto3"),
+    "wasbs": ("azure", "AzureStore", "azure-storage-blob azure-identity"),
+    "abfss": ("azure", "AzureStore", "azure-storage-blob azure-identity"),
 }
 
 
@@ -32,13 +32,13 @@ def open_store(destination: str) -> Store:
     """
     from gatehouse.artifacts.stores.base import StoreError
 
-    module, name, extra = STORES[urlsplit(destination).scheme]
+    module, name, packages = STORES[urlsplit(destination).scheme]
     try:
         store: type[Store] = getattr(importlib.import_module(f"gatehouse.artifacts.stores.{module}"), name)
     except ModuleNotFoundError as error:
         raise StoreError(
             f"The library for {destination.partition(':')[0]}:// isn't installed ({error.name} is missing): "
-            f"use the image with all stores (make image STORES=all), or pip install '{extra}'."
+            f"use the image with all stores (make image STORES=all), or pip install {packages}."
         ) from None
     return store(destination)  # type: ignore[call-arg]  # each takes the destination
 
