@@ -11,7 +11,6 @@ import contextlib
 import enum
 import fcntl
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,27 +76,8 @@ def make_engine(uri: str) -> Engine:
 
 
 def wanted_revision() -> str:
-    """Return the newest of the installed MLflow's revisions.
-
-    Alembic runs every migration's file to know it. Each start needs this one answer alone, so their text is looked at
-    instead (Alembic's template writes these lines).
-
-    Raises:
-        RuntimeError: unless the files have one newest revision.
-    """
-    import mlflow.store.db_migrations
-
-    revisions: set[str] = set()
-    followed: set[str] = set()
-    for file in (Path(mlflow.store.db_migrations.__path__[0]) / "versions").glob("*.py"):
-        text = file.read_text(encoding="utf-8")
-        revisions.update(re.findall(r"""^revision = ["'](\w+)["']""", text, re.M))
-        for line in re.findall(r"^down_revision = (.*)", text, re.M):
-            followed.update(re.findall(r"""["'](\w+)["']""", line))
-    heads = revisions - followed
-    if len(heads) != 1:
-        raise RuntimeError(f"the installed MLflow's migrations have {len(heads)} newest revisions, and not one")
-    return heads.pop()
+    """Return the newest of the installed MLflow's revisions."""
+    return str(migrations.scripts().get_current_head())
 
 
 def inspect(connection: Connection) -> Schema:

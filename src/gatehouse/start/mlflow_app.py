@@ -45,7 +45,7 @@ def configure(settings: Settings) -> None:
 def open_stores() -> set[Engine]:
     """Open the tracking and the registry store; return the engines that hold connections since.
 
-    ``schema.ensure`` must have verified the schema.
+    ``schema.ensure`` must have run: MLflow would upgrade an older schema.
     """
     from gatehouse.database import metrics
 
@@ -57,9 +57,8 @@ def open_stores() -> set[Engine]:
 
     event.listen(Engine, "engine_connect", note)
     try:
-        with stores.schema_is_known():
-            stores.tracking_store()
-            stores.registry_store()
+        stores.tracking_store()
+        stores.registry_store()
     finally:
         event.remove(Engine, "engine_connect", note)
     return engines

@@ -1,9 +1,8 @@
-"""What MLflow's start makes and its server hardly ever uses: made on first use instead.
+"""pandas, which MLflow's start imports for two annotations and its server hardly ever uses: loaded on first use instead.
 
-``import pandas`` takes a tenth of a server's whole start, for two annotations. Python's own ``importlib.util.LazyLoader``
-won't do: until Python 3.12 two threads that use a module first at the same moment can see half of it (CPython issue
-114763), and an annotation counts as a use. And each of Flask's 400 routes gets two functions that build its URL,
-which MLflow never does.
+It is a seventh of the processor time of a whole start (docs/decisions/0011). Python's own ``importlib.util.LazyLoader`` won't do:
+until Python 3.12 two threads that use a module first at the same moment can see half of it (CPython issue 114763), and an
+annotation counts as a use.
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from werkzeug.routing import Rule
+    from collections.abc import Mapping, Sequence
 
 #: Package → the modules of MLflow that mention it in annotations, and in types for annotations, while they are imported, and
 #: use it in calls alone. tests/gate/test_lazy.py holds the list against the installed MLflow.
@@ -104,25 +101,9 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Put off the packages of the table, from now on (those that are loaded already stay), and the building of URLs."""
+    """Put off the packages of the table, from now on (those that are loaded already stay)."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-        _put_off_url_builders()
-
-
-def _put_off_url_builders() -> None:
-    """Let a route compile what builds its URL when a URL is built; werkzeug does it when the route is added."""
-    from werkzeug.routing import Rule
-
-    at_once = Rule._compile_builder
-
-    def later(_rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
-        def build(rule: Rule, **values: Any) -> tuple[str, str]:
-            return at_once(rule, append_unknown)(rule, **values)
-
-        return build
-
-    Rule._compile_builder = later  # type: ignore[assignment, method-assign]
 
 
 def started() -> None:

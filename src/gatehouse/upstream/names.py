@@ -98,7 +98,6 @@ NAMES = (
     Name(_SQL + "_get_model_outputs", "a run's model outputs", _STORE, ("self", "run_id", "session")),
     Name(_SQL + "_get_deleted_runs", "`gatehouse gc`", "tests/artifacts/test_gc.py", ("self", "older_than")),
     Name(_SQL + "_get_deleted_logged_models", "`gatehouse gc`", "tests/artifacts/test_gc.py", ("self", "older_than")),
-    Name("mlflow.store.db.utils:_verify_schema", "no second look at the schema", _SCHEMA, ("engine",)),
     Name("mlflow.store.db.utils:_get_alembic_config", "where the migrations are", _SCHEMA, ("db_url",)),
     Name(
         "alembic.script:ScriptDirectory._upgrade_revs",
@@ -111,12 +110,6 @@ NAMES = (
         "the job runner",
         "tests/gate/test_jobs.py",
         ("env_map", "server_proc_pid"),
-    ),
-    Name(
-        "werkzeug.routing:Rule._compile_builder",
-        "URL builders are made when a URL is",
-        "tests/gate/test_lazy.py",
-        ("self", "append_unknown"),
     ),
 )
 

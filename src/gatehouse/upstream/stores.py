@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
 def tracking_store() -> Any:
@@ -35,21 +34,6 @@ def register_tracking_store(scheme: str, open_store: Callable[..., Any]) -> None
     from mlflow.server import handlers
 
     handlers._tracking_store_registry.register(scheme, open_store)
-
-
-@contextlib.contextmanager
-def schema_is_known() -> Iterator[None]:
-    """Have MLflow open stores without running all its migrations' files to learn the newest revision.
-
-    ``gatehouse.database.schema.ensure`` must have verified the schema.
-    """
-    from mlflow.store.db import utils
-
-    verify, utils._verify_schema = utils._verify_schema, lambda _engine: None
-    try:
-        yield
-    finally:
-        utils._verify_schema = verify
 
 
 def check_metric(key: str, value: float, timestamp: int, step: int, path: str) -> None:
