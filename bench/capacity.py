@@ -53,7 +53,7 @@ def environment(name: str) -> Config:
 def instances(size: Size, config: Config, milliseconds: dict[str, float]) -> int:
     """Return how many instances the load needs; one at least while there is any."""
     processors = (size.reads * milliseconds["runs/get"] + size.batches * milliseconds["log-batch"]) / 1000
-    return math.ceil(processors / BUSY / int(config.service["cpu"])) if size.hours else 0
+    return math.ceil(processors / BUSY / int(config.service.cpu)) if size.hours else 0
 
 
 def connections() -> str:
@@ -62,8 +62,8 @@ def connections() -> str:
     for name in ("dev", "staging", "prod"):
         config = environment(name)
         used, allowed = config.connection_budget()
-        count = f"({config.service['max_instances']} + 1) × {config.service['workers']}"
-        rows.append(f"| {name} | {count} | {used} | {config.sql['tier']} | {allowed} |")
+        count = f"({config.service.max_instances} + 1) × {config.service.workers}"
+        rows.append(f"| {name} | {count} | {used} | {config.sql.tier} | {allowed} |")
     return "\n".join(rows)
 
 

@@ -9,20 +9,24 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from deploy import backup, destroy, doctor, execute, logs, release, rotate, session, status
+from deploy import denied, execute, session
+from deploy.cloud.errors import CloudError
+from deploy.commands import backup, bootstrap, destroy, doctor, logs, release, rotate, status
 from deploy.config import ConfigError
-from deploy.gcloud import GcloudError
+from deploy.exit_codes import CONFIG, DENIED, FAILED, INTERRUPTED, USAGE
+from deploy.resources.schema_job import JobError
 from deploy.session import Session, Stop
 from deploy.smoke import SmokeError
-
-#: Exit codes, from sysexits.h where it has one.
-FAILED, USAGE, CONFIG, DENIED = 1, 64, 78, release.DENIED
 
 Command = Callable[[Session, argparse.Namespace], int]
 
 COMMANDS: dict[str, tuple[Command, str]] = {
     "plan": (release.plan, "show what would be created or changed, with the exact commands; changes nothing"),
     "apply": (release.apply, "do it: create, change, release, test. Safe to run again at any point"),
+    "bootstrap": (
+        bootstrap.main,
+        "once, by an administrator: accounts, their rights over the project, a workflow's way in",
+    ),
     "smoke": (release.smoke_test, "test the live service: strangers stay out, browser, curl and SDK get in"),
     "status": (status.main, "what runs, since when, with which versions, rights, backups and costs"),
     "rollback": (release.rollback, "give the traffic back to the revision before, if the schema allows it"),
@@ -63,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help="the OAuth client's JSON file, as the Google console gives it for download",
         )
-    made["apply"].add_argument("--yes", action="store_true", help="ask no confirmation")
+    for name in ("apply", "bootstrap"):
+        made[name].add_argument("--yes", action="store_true", help="ask no confirmation")
     made["apply"].add_argument(
         "--parallel",
         type=int,
@@ -97,22 +102,25 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = parser().parse_args(argv)
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    opened: Session | None = None
     try:
         act, _ = COMMANDS[arguments.command]
-        return act(session.open_session(arguments.environment), arguments)
+        opened = session.open_session(arguments.environment)
+        return act(opened, arguments)
     except ConfigError as error:
         for problem in str(error).splitlines():
             errors.print(f"deploy: error: {problem}")
         return CONFIG
-    except GcloudError as error:
-        errors.print(f"deploy: error: {' '.join(error.argv[:5])} …: {error}")
+    except CloudError as error:
+        told = denied.explain(opened.config, opened.google, error) if opened else str(error)
+        errors.print(f"deploy: error: {error.what}: {told}")
         return DENIED if error.kind == "denied" else FAILED
-    except (SmokeError, Stop) as error:
+    except (SmokeError, Stop, JobError) as error:
         errors.print(f"deploy: error: {error}")
         return FAILED
     except KeyboardInterrupt:
         errors.print("deploy: interrupted; the same command continues from here")
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

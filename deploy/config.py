@@ -1,7 +1,7 @@
-"""An environment's configuration: one YAML file, checked whole, with every name that follows from it.
+"""An environment: its file, with what follows from it (names, URLs, limits that settings share). Every problem is told at once, with its path.
 
-Sources, the later winning: the schema's defaults, `deploy/environments/NAME.yaml`, the variables `DEPLOY_…` (for CI): the path in the
-file in capitals, `DEPLOY_SQL_TIER` for `sql/tier`, its value read as YAML. Every problem is reported at once, with its path.
+Sources, the later winning: the defaults of `deploy.settings`, `deploy/environments/NAME.yaml`, the variables `DEPLOY_…` (for CI): the path in
+the file in capitals, `DEPLOY_SQL_TIER` for `sql/tier`, its value read as YAML.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import jsonschema
 import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from deploy import policy
+from deploy.settings import Bucket, OAuth, Service, Settings, Sql
 
 HERE = Path(__file__).parent
-SCHEMA: dict[str, Any] = json.loads((HERE / "schema.json").read_text(encoding="utf-8"))
+#: The top of the repository: commands run there, and the paths in them are relative to it.
+ROOT = HERE.parent
 
 #: The audience of every identity token that `gcloud auth print-identity-token` prints for a person.
 GCLOUD_AUDIENCE = "32555940559.apps.googleusercontent.com"
@@ -39,6 +44,16 @@ CONNECTIONS = (
     (1.7, 50),
     (0, 25),
 )
+
+#: CPUs → the least memory, in MiB, that Cloud Run takes with them ("Configure memory limits", "Configure CPU limits").
+LEAST_MEMORY = {"1": 512, "2": 512, "4": 2048, "6": 4096, "8": 4096}
+#: … and the most, in MiB.
+MOST_MEMORY = {"1": 4096, "2": 8192, "4": 16384, "6": 24576, "8": 32768}
+
+#: Connections of one pool: those that are kept, and those beyond. MLflow's log-batch holds two at a time, so a worker needs one more
+#: than it has threads for such calls (gatehouse.pipeline.dispatch.QUICK_THREADS), or they all wait for each other. An overflow of 0 reads as unset.
+POOL_SIZE, POOL_OVERFLOW = 4, 1
+RESERVED = 3
 
 
 class ConfigError(Exception):
@@ -65,17 +80,32 @@ class Names:
         """The Cloud Run job that upgrades and checks the schema."""
         return f"{self.service}-schema"
 
+    @property
+    def build_account(self) -> str:
+        """The account that Cloud Build runs as."""
+        return f"{self.service_account[:24]}-build"
+
+    @property
+    def build_bucket(self) -> str:
+        """The bucket of Cloud Build's sources and logs."""
+        return f"{self.bucket[:57]}-build"
+
+    @property
+    def deployer(self) -> str:
+        """The account that the workflow of this environment deploys as."""
+        return f"{self.service_account[:22]}-deployer"
+
     def secret(self, key: str) -> str:
-        """Return the full name of one of the secrets of `deploy.secrets.SECRETS`."""
+        """Return the full name of one of the secrets of `deploy.resources.secrets.SECRETS`."""
         return f"{self.secrets}-{key}"
 
 
 @dataclass(frozen=True)
 class Config:
-    """One environment, complete and valid. `data` is the file with its defaults filled in."""
+    """One environment, complete and valid."""
 
     environment: str
-    data: dict[str, Any]
+    settings: Settings
     names: Names
     policy: str | None
     policy_file: Path | None
@@ -86,35 +116,41 @@ class Config:
     @property
     def project(self) -> str:
         """The project's id."""
-        return str(self.data["project"])
+        return self.settings.project
 
     @property
     def region(self) -> str:
         """The region of everything."""
-        return str(self.data["region"])
+        return self.settings.region
 
     @property
-    def sql(self) -> dict[str, Any]:
+    def sql(self) -> Sql:
         """The database's section."""
-        section: dict[str, Any] = self.data["sql"]
-        return section
+        return self.settings.sql
 
     @property
-    def service(self) -> dict[str, Any]:
+    def service(self) -> Service:
         """The service's section."""
-        section: dict[str, Any] = self.data["service"]
-        return section
+        return self.settings.service
 
     @property
-    def oauth(self) -> dict[str, Any]:
+    def oauth(self) -> OAuth:
         """Who may come in."""
-        section: dict[str, Any] = self.data["oauth"]
-        return section
+        return self.settings.oauth
+
+    @property
+    def artifacts(self) -> Bucket:
+        """The bucket's section."""
+        return self.settings.bucket
 
     @property
     def account(self) -> str:
         """The e-mail address of the service's own account."""
-        return f"{self.names.service_account}@{self.project}.iam.gserviceaccount.com"
+        return self.address(self.names.service_account)
+
+    def address(self, account: str) -> str:
+        """Return the e-mail address of one of the project's service accounts."""
+        return f"{account}@{self.project}.iam.gserviceaccount.com"
 
     @property
     def connection(self) -> str:
@@ -129,8 +165,7 @@ class Config:
     @property
     def labels(self) -> dict[str, str]:
         """The labels of every resource."""
-        own: dict[str, str] = self.data["labels"]
-        return {"app": "gatehouse", "environment": self.environment} | own
+        return {"app": "gatehouse", "environment": self.environment} | self.settings.labels
 
     @property
     def policy_digest(self) -> str:
@@ -142,6 +177,21 @@ class Config:
         """Where the image lives, without its tag."""
         return f"{self.region}-docker.pkg.dev/{self.project}/{self.names.repository}/gatehouse"
 
+    @property
+    def network(self) -> tuple[str, str] | None:
+        """The (network, subnet) that the service sends through; None for the internet alone."""
+        network = self.service.network or self.sql.network
+        subnet = self.service.subnet or self.sql.subnet
+        return (network, subnet) if network and subnet else None
+
+    @property
+    def private_network(self) -> str:
+        """The full name of the database's private network; empty for none."""
+        network = self.sql.network
+        if not network or "/" in network:
+            return network or ""
+        return f"projects/{self.project}/global/networks/{network}"
+
     def url(self, number: str, tag: str = "") -> str:
         """Return the service's URL, which is known before the first deploy: `number` is the project's."""
         label = f"{tag}---{self.names.service}" if tag else self.names.service
@@ -149,36 +199,39 @@ class Config:
 
     def public_url(self, number: str) -> str:
         """Return the address that people use: the service's URL, or a domain of one's own."""
-        return str(self.data.get("public_url") or self.url(number))
+        return self.settings.public_url or self.url(number)
 
     def connection_budget(self) -> tuple[int, int]:
         """Return (connections that the service can open, connections that the database allows).
 
         Tracking and registry keep a pool each in every worker; a release runs one instance more. The pools are held to POOL + OVERFLOW.
         """
-        instances = self.service["max_instances"] + 1
-        used = instances * self.service["workers"] * 2 * (POOL_SIZE + POOL_OVERFLOW)
-        tier = self.sql["tier"]
+        instances = self.service.max_instances + 1
+        used = instances * self.service.workers * 2 * (POOL_SIZE + POOL_OVERFLOW)
         # What is left: PostgreSQL keeps RESERVED for its administrators (superuser_reserved_connections).
+        if "max_connections" in self.sql.flags:
+            return used, int(self.sql.flags["max_connections"]) - RESERVED
+        tier = self.sql.tier
         memory = {"db-f1-micro": 0.6, "db-g1-small": 1.7}.get(tier) or int(tier.rsplit("-", 1)[1]) / 1024
         return used, next(allowed for least, allowed in CONNECTIONS if memory >= least) - RESERVED
 
 
-#: Connections of one pool: those that are kept, and those beyond. MLflow's log-batch holds two at a time, so a worker needs one more
-#: than it has threads for such calls (gatehouse.pipeline.dispatch.QUICK_THREADS), or they all wait for each other. An overflow of 0 reads as unset.
-POOL_SIZE, POOL_OVERFLOW = 4, 1
-RESERVED = 3
+def sections(info: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of a setting that is a section of its own; None for a plain one."""
+    kinds = [info.annotation, *get_args(info.annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def leaves(
-    schema: dict[str, Any] | None = None, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Yield (path, schema) of every setting."""
-    for key, part in (schema or SCHEMA)["properties"].items():
-        if "properties" in part:
-            yield from leaves(part, (*path, key))
+    model: type[BaseModel] = Settings, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Yield (path, description) of every setting."""
+    for key, info in model.model_fields.items():
+        section = sections(info)
+        if section is not None:
+            yield from leaves(section, (*path, key))
         else:
-            yield (*path, key), part
+            yield (*path, key), info
 
 
 def variables() -> dict[str, tuple[str, ...]]:
@@ -200,43 +253,38 @@ def load(environment: str, environ: Mapping[str, str], directory: Path = HERE / 
         raise ConfigError(str(path), [f"is no valid YAML: {' '.join(str(error).split())}"]) from error
     data = data if isinstance(data, dict) else {}
     problems = _override(data, environ)
-    problems += [_told(error) for error in sorted(jsonschema.Draft202012Validator(SCHEMA).iter_errors(data), key=str)]
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        problems += [_told(item) for item in error.errors()]
+        raise ConfigError(str(path), problems) from None
     if problems:
         raise ConfigError(str(path), problems)
-    for place, part in leaves():
-        section = data
-        for key in place[:-1]:
-            section = section.setdefault(key, {})
-        if "default" in part:
-            section.setdefault(place[-1], part["default"])
-    data.setdefault("labels", {})
-    data["service"].setdefault("env", {})
-    data["oauth"].setdefault("audiences", [])
-    data["service"]["cpu"] = str(data["service"]["cpu"])
-    base = f"mlflow-{data['namespace']}"
-    given = data.get("names", {})
+    base, given = f"mlflow-{settings.namespace}", settings.names
     names = Names(
-        service=given.get("service", base),
-        service_account=given.get("service_account", base),
-        repository=given.get("repository", base),
-        bucket=given.get("bucket", f"{data['project']}-{base}"),
-        sql=given.get("sql", base),
-        secrets=given.get("secrets", base),
+        service=given.service or base,
+        service_account=given.service_account or base,
+        repository=given.repository or base,
+        bucket=given.bucket or f"{settings.project}-{base}",
+        sql=given.sql or base,
+        secrets=given.secrets or base,
     )
-    policy, file = None, None
-    if "access_policy" in data:
-        file = path.parent / data["access_policy"]
+    rules, file = None, None
+    if settings.access_policy:
+        file = path.parent / settings.access_policy
         try:
-            policy = file.read_text(encoding="utf-8")
+            rules = file.read_text(encoding="utf-8")
         except OSError as error:
             problems.append(f"access_policy: {file} cannot be read ({error.strerror})")
-    lifecycle = path.parent / data["bucket"]["lifecycle"] if "lifecycle" in data["bucket"] else HERE / "lifecycle.json"
+    lifecycle = path.parent / settings.bucket.lifecycle if settings.bucket.lifecycle else HERE / "lifecycle.json"
     try:
         json.loads(lifecycle.read_text(encoding="utf-8"))["rule"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         problems.append(f"bucket/lifecycle: {lifecycle} is no file of lifecycle rules ({error!r})")
-    config = Config(path.stem, data, names, policy, file, lifecycle, environment)
+    config = Config(path.stem, settings, names, rules, file, lifecycle, environment)
     problems += _cross_checks(config)
+    if rules is not None and file is not None:
+        problems += [f"access_policy: {line}" for line in policy.problems(rules, path.stem, file.name)]
     if problems:
         raise ConfigError(str(path), problems)
     return config
@@ -252,9 +300,9 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
                 f"{name}: no such setting (an environment variable; for example DEPLOY_SQL_TIER is sql/tier)"
             )
             continue
-        *sections, key = known[name]
+        *above, key = known[name]
         target = data
-        for section in sections:
+        for section in above:
             if not isinstance(target.setdefault(section, {}), dict):
                 break
             target = target[section]
@@ -266,26 +314,33 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
     return problems
 
 
-def _told(error: jsonschema.ValidationError) -> str:
-    path = "/".join(str(part) for part in error.absolute_path)
-    schema: dict[str, Any] = error.schema  # type: ignore[assignment]  # never a bare true or false here
-    instance: Any = error.instance
-    if error.validator == "required":
-        missing = next(key for key in schema["required"] if key not in instance)
-        return (
-            f"{'/'.join(filter(None, [path, missing]))}: is missing. {_meaning(schema['properties'][missing])}".rstrip()
-        )
-    if error.validator == "additionalProperties":
-        known = schema.get("properties", {})
-        extra = ", ".join(sorted(set(instance) - set(known)))
-        return f"{path + '/' if path else ''}{extra}: no such setting; known here: {', '.join(known)}"
-    if error.validator == "pattern":
-        return f"{path}: {error.instance!r} must match {error.validator_value}. {_meaning(schema)}".rstrip()
-    return f"{path or 'the file'}: {error.message}"
+def _told(error: Any) -> str:
+    """Return a line about one of pydantic's findings."""
+    place = [part for part in error["loc"] if part != "[key]"]
+    path = "/".join(str(part) for part in place) or "the file"
+    model: Any = Settings
+    info: FieldInfo | None = None
+    for part in place:
+        info = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if info is None:
+            break
+        model = sections(info)
+    meaning = (info.description or "") if info is not None else ""
+    if error["type"] == "missing":
+        return f"{path}: is missing. {meaning}".rstrip()
+    if error["type"] == "extra_forbidden":
+        section: Any = Settings
+        for part in place[:-1]:
+            section = sections(section.model_fields[part])
+        return f"{path}: no such setting; known here: {', '.join(section.model_fields)}"
+    if error["type"] == "string_pattern_mismatch":
+        return f"{path}: {error['input']!r} must match {error['ctx']['pattern']}. {meaning}".rstrip()
+    return f"{path}: {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _meaning(schema: dict[str, Any]) -> str:
-    return str(schema.get("description", ""))
+def mebibytes(memory: str) -> int:
+    """Return Cloud Run's `512Mi` or `2Gi` in MiB."""
+    return int(memory[:-2]) * (1 if memory.endswith("Mi") else 1024)
 
 
 def _cross_checks(config: Config) -> list[str]:
@@ -312,36 +367,69 @@ def _cross_checks(config: Config) -> list[str]:
         problems.append(
             f"names/sql: the socket {socket} has {len(socket)} characters; a socket's path has at most {SOCKET_LIMIT}"
         )
-    service = config.service
-    if service["min_instances"] > service["max_instances"]:
+    problems += _service_checks(config) + _database_checks(config)
+    if config.settings.kms_key and f"/locations/{config.region}/" not in config.settings.kms_key:
+        problems.append(f"kms_key: {config.settings.kms_key} is not in {config.region}, where everything lives")
+    for place in ("service/network", "sql/network"):
+        section, key = place.split("/")
+        network = getattr(getattr(config.settings, section), key)
+        if network and "/" in network and not ((config.network or ("", ""))[1]).startswith("projects/"):
+            problems.append(f"{section}/subnet: a Shared VPC's subnet needs its full name: projects/HOST/regions/…")
+    return problems
+
+
+def _service_checks(config: Config) -> list[str]:
+    problems, service = [], config.service
+    if service.min_instances > service.max_instances:
         problems.append("service/min_instances: must not be more than service/max_instances")
-    memory = service["memory"]
-    if memory.endswith("Mi") and int(memory[:-2]) < 512:
-        problems.append(f"service/memory: {memory}: the second generation of Cloud Run needs 512Mi")
-    if config.sql.get("network") and not config.sql.get("subnet"):
-        problems.append("sql/subnet: is missing: with sql/network the service needs a subnet to reach it")
-    tier = config.sql["tier"]
-    if tier.startswith("db-custom-"):
-        cpus, size = (int(part) for part in tier.split("-")[2:])
-        if (cpus != 1 and cpus % 2) or not cpus * 922 <= size <= cpus * 6656 or size < 3840 or size % 256:
-            problems.append(
-                f"sql/tier: {tier}: one or an even number of CPUs; 0.9 to 6.5 GB each, at least 3840 MB, in steps of 256 MB"
-            )
-    used, allowed = config.connection_budget()
-    if used > allowed:
+    memory, least, most = mebibytes(service.memory), LEAST_MEMORY[service.cpu], MOST_MEMORY[service.cpu]
+    if memory < 512:
+        problems.append(f"service/memory: {service.memory}: the second generation of Cloud Run needs 512Mi")
+    elif not least <= memory <= most:
         problems.append(
-            f"sql/tier: {tier} allows {allowed} connections (and {RESERVED} for its administrators), but"
-            f" {service['max_instances']} instances (and one during a release) with {service['workers']} workers can open {used};"
-            " take a larger tier or fewer instances"
+            f"service/memory: {service.memory} doesn't go with service/cpu {service.cpu}: Cloud Run takes {least}Mi to {most}Mi with it"
         )
-    clash = set(service["env"]) & set(MANAGED)
+    if bool(service.network) != bool(service.subnet):
+        problems.append("service/network and service/subnet: one needs the other")
+    if service.egress == "all-traffic" and config.network is None:
+        problems.append("service/egress: all-traffic needs service/network and service/subnet to send it through")
+    if service.ingress != "all" and not config.settings.public_url:
+        problems.append(
+            f"service/ingress: {service.ingress} closes the run.app address: set public_url to the load balancer's (docs/deploy.md)"
+        )
+    clash = set(service.env) & set(MANAGED)
     problems += [f"service/env/{key}: is set by the deploy tool; use its own setting" for key in sorted(clash)]
     problems += [
         f"service/env/{key}: looks like a secret, and environment files hold none"
-        for key in sorted(service["env"])
+        for key in sorted(service.env)
         if any(word in key for word in ("PASSWORD", "SECRET", "PASSPHRASE", "PRIVATE_KEY", "ACCOUNT_JSON"))
         and key not in MANAGED
     ]
+    return problems
+
+
+def _database_checks(config: Config) -> list[str]:
+    problems, sql, service = [], config.sql, config.service
+    if sql.network and not sql.subnet and not service.subnet:
+        problems.append("sql/subnet: is missing: with sql/network the service needs a subnet to reach it")
+    if sql.tier.startswith("db-custom-"):
+        cpus, size = (int(part) for part in sql.tier.split("-")[2:])
+        if (cpus != 1 and cpus % 2) or not cpus * 922 <= size <= cpus * 6656 or size < 3840 or size % 256:
+            problems.append(
+                f"sql/tier: {sql.tier}: one or an even number of CPUs; 0.9 to 6.5 GB each, at least 3840 MB, in steps of 256 MB"
+            )
+    if "cloudsql.iam_authentication" in sql.flags:
+        problems.append("sql/flags/cloudsql.iam_authentication: follows from sql/auth; leave it out")
+    if not sql.flags.get("max_connections", "100").isdigit():
+        problems.append("sql/flags/max_connections: must be a number")
+        return problems
+    used, allowed = config.connection_budget()
+    if used > allowed:
+        problems.append(
+            f"sql/tier: {sql.tier} allows {allowed} connections (and {RESERVED} for its administrators), but"
+            f" {service.max_instances} instances (and one during a release) with {service.workers} workers can open {used};"
+            " take a larger tier or fewer instances"
+        )
     return problems
 
 
@@ -362,6 +450,8 @@ MANAGED = (
     "APP_ENV",
     "WORKERS",
     "STARTUP_TIMEOUT",
+    "HTTP2",
+    "GOOGLE_CLOUD_PROJECT",
     "MLFLOW_SERVER_ALLOWED_HOSTS",
     "MLFLOW_CRYPTO_KEK_PASSPHRASE",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",

@@ -11,8 +11,8 @@ Take the sum as an order of magnitude; the calculator (cloud.google.com/products
 
 from __future__ import annotations
 
-from deploy import secrets
 from deploy.config import Config
+from deploy.resources import secrets
 
 PRICES_READ = "2026-05"
 HOURS = 730.0
@@ -33,18 +33,18 @@ BACKUP_SHARE, IMAGE_GIB = 0.2, 0.5
 def estimate(config: Config) -> dict[str, float]:
     """Return the monthly costs by part, in US dollars, with no request at all."""
     sql, run = config.sql, config.service
-    tier, twice = sql["tier"], 2 if sql["availability"] == "regional" else 1
+    tier, twice = sql.tier, 2 if sql.availability == "regional" else 1
     if tier in SQL_HOUR:
         hour = SQL_HOUR[tier]
     else:
         cpus, mebibytes = (int(part) for part in tier.split("-")[2:])
         hour = cpus * SQL_CPU_HOUR + mebibytes / 1024 * SQL_GIB_HOUR
-    gib = _gib(run["memory"])
-    warm = HOURS * 3600 * run["min_instances"] * (int(run["cpu"]) * RUN_IDLE_CPU_SECOND + gib * RUN_IDLE_GIB_SECOND)
+    gib = _gib(run.memory)
+    warm = HOURS * 3600 * run.min_instances * (int(run.cpu) * RUN_IDLE_CPU_SECOND + gib * RUN_IDLE_GIB_SECOND)
     return {
         "database": round(HOURS * hour * twice, 2),
-        "database storage": round(sql["storage_gb"] * SQL_STORAGE_GIB * twice, 2),
-        "backups": round(sql["storage_gb"] * BACKUP_SHARE * SQL_BACKUP_GIB, 2),
+        "database storage": round(sql.storage_gb * SQL_STORAGE_GIB * twice, 2),
+        "backups": round(sql.storage_gb * BACKUP_SHARE * SQL_BACKUP_GIB, 2),
         "warm instances": round(warm, 2),
         "secrets and image": round(len(secrets.wanted(config)) * SECRET_VERSION + IMAGE_GIB * REGISTRY_GIB, 2),
     }
@@ -56,7 +56,7 @@ def use(config: Config, hours: float, instances: int, requests: float) -> dict[s
     The free tier (180,000 vCPU-seconds, 360,000 GiB-seconds, 2 million requests) isn't taken off.
     """
     run = config.service
-    second = int(run["cpu"]) * RUN_CPU_SECOND + _gib(run["memory"]) * RUN_GIB_SECOND
+    second = int(run.cpu) * RUN_CPU_SECOND + _gib(run.memory) * RUN_GIB_SECOND
     return {
         "busy instances": round(hours * 3600 * instances * second, 2),
         "requests": round(requests / 1e6 * RUN_MILLION_REQUESTS, 2),

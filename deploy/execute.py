@@ -14,10 +14,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from deploy import schema_job
-from deploy.gcloud import Gcloud, GcloudError
+from deploy.cloud.errors import CloudError
+from deploy.cloud.gcloud import Gcloud
+from deploy.cloud.google import Google
 from deploy.plan import Plan, Step
-from deploy.secrets import Vault
+from deploy.resources import schema_job
+from deploy.resources.secrets import Vault
 from deploy.smoke import SmokeError
 
 PARALLEL = 6
@@ -80,26 +82,29 @@ class View:
             self.console.print(Text(f"{MARKS[state][0]} {step.title}{took}"), soft_wrap=True)
 
 
-def run(
-    plan: Plan,
-    gcloud: Gcloud,
-    vault: Vault,
-    smoke: Callable[[str], None],
-    console: Console,
-    parallel: int = PARALLEL,
-) -> Outcome:
-    """Run every step of the plan. `smoke` tests a URL and raises SmokeError."""
+@dataclass
+class Executor:
+    """What steps are done with. `smoke` tests a URL and raises SmokeError."""
+
+    gcloud: Gcloud
+    google: Google
+    vault: Vault
+    smoke: Callable[[str], None]
+
+    def act(self, plan: Plan, step: Step) -> None:
+        """Do one step. Raises CloudError, SmokeError, JobError."""
+        if step.url:
+            self.smoke(step.url)
+        elif step.key == "migrate":
+            schema_job.run(plan.config, self.gcloud, self.google, step.argv)
+        else:
+            self.gcloud.write(step.argv, self.vault.input(step.input) if step.input else None)
+
+
+def run(plan: Plan, executor: Executor, console: Console, parallel: int = PARALLEL) -> Outcome:
+    """Run every step of the plan."""
     outcome, view = Outcome(), View(console, plan.steps)
     waiting = list(plan.steps)
-
-    def act(step: Step) -> None:
-        if step.url:
-            smoke(step.url)
-        elif step.key == "migrate":
-            schema_job.run(plan.config, gcloud, step.argv)
-        else:
-            stdin = vault.input(step.input) if step.input else None
-            gcloud.write(step.argv, stdin)
 
     def go() -> None:
         running: dict[Future[None], Step] = {}
@@ -109,7 +114,7 @@ def run(
                     if not outcome.failed and set(step.needs) <= set(outcome.done) and len(running) < parallel:
                         waiting.remove(step)
                         view.set(step, "running")
-                        running[pool.submit(act, step)] = step
+                        running[pool.submit(executor.act, plan, step)] = step
                 if not running and not outcome.failed:
                     raise AssertionError(f"these steps wait for none that there is: {[step.key for step in waiting]}")
                 if not running:
@@ -121,7 +126,7 @@ def run(
                     if error is None:
                         outcome.done.append(step.key)
                         view.set(step, "done")
-                    elif isinstance(error, (GcloudError, SmokeError, RuntimeError)):
+                    elif isinstance(error, (CloudError, SmokeError, RuntimeError)):
                         outcome.failed[step.key] = error
                         view.set(step, "failed")
                     else:

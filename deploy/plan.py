@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from deploy import commands, schema_job, secrets, service
 from deploy.config import CANDIDATE, Config
-from deploy.observe import State, holds
-from deploy.secrets import DATABASE, USER, Input
-
-Verb = Literal["create", "change", "run"]
+from deploy.observe import State
+from deploy.resources import account, bucket, database, images, project, schema_job, secrets, service
+from deploy.resources.base import Argv, Difference, Refusal, Verb, holds, is_open
+from deploy.resources.secrets import Input
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: a gcloud command, or a smoke test (`argv` is empty, `url` says of what).
+    """One thing to do: a command, or a smoke test (`argv` is empty, `url` says of what).
 
     `needs` are the keys of the steps that must have ended before.
     """
@@ -25,12 +23,11 @@ class Step:
     key: str
     verb: Verb
     title: str
-    argv: tuple[str, ...] = ()
+    argv: Argv = ()
     input: Input | None = None
     needs: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
     url: str = ""
-    cwd: str = ""
 
     def shell(self, config: Config) -> str:
         """Return the command as one would type it."""
@@ -44,7 +41,7 @@ class Step:
 
 @dataclass
 class Plan:
-    """What would be done, in an order that works, and what stays as it is."""
+    """What would be done, in an order that works, what stays as it is, and what is refused: then nothing is done."""
 
     config: Config
     number: str
@@ -53,6 +50,7 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
     #: The revision that serves now ("" before the first deploy), and what is asked of a person before the steps can run.
     serving: str = ""
     questions: list[str] = field(default_factory=list)
@@ -60,14 +58,23 @@ class Plan:
     def add(self, step: Step) -> None:
         """Append a step; what it needs and is not in the plan is there already."""
         known = {s.key for s in self.steps}
-        needs = tuple(key for key in step.needs if key in known)
-        self.steps.append(Step(**{**step.__dict__, "needs": needs}))
+        self.steps.append(replace(step, needs=tuple(key for key in step.needs if key in known)))
+
+    def take(self, difference: Difference) -> bool:
+        """Note what is refused of a difference, and return whether something is to be changed."""
+        self.refused += difference.refusals
+        return bool(difference.changes)
 
     def leave_out_smoke_tests(self) -> None:
         """Take the smoke tests out; what waited for one then waits for what that one waited for."""
-        kept, self.steps = [step for step in self.steps if not step.url], []
+        kept, self.steps = self.steps, []
+        gone: dict[str, tuple[str, ...]] = {}
         for step in kept:
-            self.add(step)
+            needs = tuple(dict.fromkeys(need for key in step.needs for need in gone.get(key, (key,))))
+            if step.url:
+                gone[step.key] = needs
+            else:
+                self.add(replace(step, needs=needs))
 
     @property
     def releases(self) -> bool:
@@ -77,405 +84,326 @@ class Plan:
 
 def client_id(config: Config, state: State) -> str:
     """Return the OAuth client's id: from the file, or from the note on its secret; "" while nobody has said."""
-    note = state.secrets.get("oauth-client-secret", {}).get("annotations", {}).get("client-id", "")
-    return str(config.oauth.get("client_id") or note)
+    kept = state.secrets.get("oauth-client-secret")
+    return config.oauth.client_id or (kept.notes.get("client-id", "") if kept else "")
 
 
 def versions(config: Config, state: State) -> dict[str, str]:
     """Return the version that the service is to get of each secret: the one that it has, the newest, or the one to be made."""
-    pins, chosen = service.pinned(state.table), {}
+    chosen = {}
     for secret in secrets.wanted(config):
-        name = config.names.secret(secret.key)
+        name, kept = config.names.secret(secret.key), state.secrets.get(secret.key)
+        newest, enabled = (kept.newest, kept.enabled) if kept else (0, 0)
         if secret.key == "access-policy" and _policy_changed(config, state):
-            chosen[secret.key] = str(state.newest.get(secret.key, 0) + 1)
-        elif secret.key in state.secrets and name in pins:
-            chosen[secret.key] = pins[name]
+            chosen[secret.key] = str(newest + 1)
+        elif kept and state.serving and name in state.pins:
+            chosen[secret.key] = state.pins[name]
         else:
-            chosen[secret.key] = str(state.enabled.get(secret.key) or state.newest.get(secret.key, 0) + 1)
+            chosen[secret.key] = str(enabled or newest + 1)
     return chosen
 
 
 def _policy_changed(config: Config, state: State) -> bool:
-    notes = state.secrets.get("access-policy", {}).get("annotations", {})
-    return bool(notes.get("sha256") != config.policy_digest)
+    kept = state.secrets.get("access-policy")
+    return kept is None or kept.notes.get("sha256") != config.policy_digest
 
 
-def make(config: Config, state: State, image: str, given_client_id: str = "") -> Plan:
-    """Return the plan that takes `state` to what `config` wants."""
+def make(config: Config, state: State, image: str, given_client_id: str = "", commit: str = "HEAD") -> Plan:
+    """Return the plan that takes `state` to what `config` wants. `commit` is what an image is built from."""
+    image = image or state.served.image  # promoted: what serves already
     plan = Plan(config, state.number, image, config.public_url(state.number), serving=state.serving)
-    _infrastructure(plan, config, state, given_client_id)
+    if missing := [api for api in project.apis(config) if api not in state.project.apis]:
+        plan.add(Step("apis", "create", f"enable {len(missing)} APIs", project.enable(config, missing)))
+    else:
+        plan.kept.append("the APIs")
+    _account(plan, config, state)
+    _image(plan, config, state, commit)
+    _secrets(plan, config, state, given_client_id)
+    _database(plan, config, state)
+    _bucket(plan, config, state)
     _rights(plan, config, state)
     _release(plan, config, state, given_client_id or client_id(config, state) or service.CLIENT_ID)
     return plan
 
 
-def _infrastructure(plan: Plan, config: Config, state: State, given_client_id: str) -> None:
-    names = config.names
-    if missing := [api for api in commands.APIS if api not in state.apis]:
-        plan.add(Step("apis", "create", f"enable {len(missing)} APIs", commands.services_enable(config, missing)))
-    else:
-        plan.kept.append("the APIs")
+def _account(plan: Plan, config: Config, state: State) -> None:
+    _one_account(plan, config, state.account, config.names.service_account, "account", "")
 
-    if state.account is None:
-        plan.add(
-            Step(
-                "account",
-                "create",
-                f"service account {config.account}",
-                commands.account_create(config),
-                needs=("apis",),
-            )
-        )
-    else:
-        plan.kept.append(f"service account {config.account}")
 
+def _one_account(plan: Plan, config: Config, there: dict[str, Any] | None, name: str, key: str, purpose: str) -> None:
+    email = config.address(name)
+    title = f"service account {email}"
+    if there is None:
+        plan.add(Step(key, "create", title, account.create(config, name, purpose), needs=("apis",)))
+        return
+    if there.get("disabled"):
+        plan.add(Step(f"{key}/enable", "change", f"{title}: enabled again", account.enable(config, email)))
+    changed = account.difference(config, email, there, purpose)
+    if plan.take(changed):
+        argv = account.update(config, email, changed.flags)
+        plan.add(Step(key, "change", title, argv, needs=(f"{key}/enable",), details=changed.lines))
+    elif not there.get("disabled"):
+        plan.kept.append(title)
+
+
+def _image(plan: Plan, config: Config, state: State, commit: str) -> None:
+    names, how = config.names, config.settings.image
+    title = f"image repository {names.repository}"
     if state.repository is None:
-        plan.add(
-            Step(
-                "repository",
-                "create",
-                f"image repository {names.repository}",
-                commands.repository_create(config),
-                needs=("apis",),
-            )
-        )
+        plan.add(Step("repository", "create", title, images.create(config), needs=("apis",)))
     else:
-        plan.kept.append(f"image repository {names.repository}")
-    how = config.data["image"]
-    if how == "cloudbuild" and not state.image:
-        plan.add(
-            Step(
-                "image",
-                "create",
-                f"image {plan.image} (Cloud Build)",
-                commands.image_build(config, plan.image),
-                needs=("repository",),
-            )
+        changed = images.difference(config, state.repository)
+        if plan.take(changed):
+            plan.add(Step("repository", "change", title, images.update(config, changed.flags), details=changed.lines))
+        else:
+            plan.kept.append(title)
+    if how == "cloudbuild":
+        _builder(plan, config, state)
+    if how not in images.BUILT or state.digest:
+        if plan.image:
+            plan.kept.append(f"image {plan.image}")
+        return
+    source = images.export(plan.image, commit)
+    plan.add(Step("image/source", "run", f"the image's sources, of commit {commit[:12]}", source))
+    if how == "cloudbuild":
+        needs = ("repository", "image/source", "build", "build/bucket/settings", "right/build", "right/push")
+        argv = images.build(config, plan.image)
+        plan.add(Step("image", "create", f"image {plan.image} (Cloud Build)", argv, needs=needs))
+        return
+    plan.add(
+        Step(
+            "image/build",
+            "create",
+            f"image {plan.image} (docker)",
+            images.docker_build(plan.image),
+            Input("file", images.archive(plan.image)),
+            needs=("image/source",),
         )
-    elif how == "docker" and not state.image:
-        plan.add(Step("image/build", "create", f"image {plan.image} (docker)", commands.docker_build(plan.image)))
-        plan.add(
-            Step(
-                "image",
-                "create",
-                f"push {plan.image}",
-                commands.docker_push(plan.image),
-                needs=("repository", "image/build"),
-            )
-        )
-    else:
-        plan.kept.append(f"image {plan.image}")
+    )
+    argv = images.docker_push(plan.image)
+    plan.add(Step("image", "create", f"push {plan.image}", argv, needs=("repository", "image/build")))
 
-    _secrets(plan, config, state, given_client_id)
-    _database(plan, config, state)
-    _bucket(plan, config, state)
+
+def _builder(plan: Plan, config: Config, state: State) -> None:
+    """What Cloud Build works with: an account and a bucket of its own."""
+    names = config.names
+    _one_account(plan, config, state.build_account, names.build_account, "build", "build")
+    name, title = names.build_bucket, f"bucket gs://{names.build_bucket}"
+    if state.build_bucket is None:
+        plan.add(Step("build/bucket", "create", title, bucket.create(config, name)))
+        argv = bucket.first_settings(config, name, bucket.BUILD_LIFECYCLE, versioning=False)
+        plan.add(Step("build/bucket/settings", "change", f"{title}: its settings", argv, needs=("build/bucket",)))
+    else:
+        changed = bucket.build_difference(config, state.build_bucket)
+        if plan.take(changed):
+            argv = bucket.update(config, name, changed.flags, bucket.BUILD_LIFECYCLE)
+            plan.add(Step("build/bucket/settings", "change", title, argv, details=changed.lines))
+        else:
+            plan.kept.append(title)
+    email = config.address(names.build_account)
+    member = f"serviceAccount:{email}"
+    if not holds(state.build_bucket_policy, images.BUILD_BUCKET_ROLE, member):
+        argv = bucket.bind(config, name, email, images.BUILD_BUCKET_ROLE)
+        needs = ("build", "build/bucket/settings")
+        plan.add(Step("right/build", "create", f"right of the build to {title}", argv, needs=needs))
+    if not holds(state.repository_policy, images.WRITER, member):
+        argv = images.bind(config, email)
+        plan.add(Step("right/push", "create", "right of the build to push", argv, needs=("build", "repository")))
 
 
 def _secrets(plan: Plan, config: Config, state: State, given_client_id: str) -> None:
     for secret in secrets.wanted(config):
         name, key = config.names.secret(secret.key), f"secret/{secret.key}"
-        value, meta = Input("value", secret.key), state.secrets.get(secret.key)
+        value, kept = Input("value", secret.key), state.secrets.get(secret.key)
         notes: dict[str, str] = {}
         if secret.key == "access-policy":
             notes = {"sha256": config.policy_digest}
         if secret.key == "oauth-client-secret":
             notes = {"client-id": given_client_id or client_id(config, state) or service.CLIENT_ID}
-            if meta is None or not state.newest.get(secret.key):
+            if kept is None or not kept.newest:
                 plan.questions.append(secret.key)
-        if meta is None:
-            argv = commands.secret_create(config, name, notes)
+        if kept is None:
+            argv = secrets.create(config, name, notes)
             plan.add(Step(key, "create", f"secret {name} ({secret.what})", argv, value, ("apis",)))
-        elif not state.enabled.get(secret.key) and not state.newest.get(secret.key):
+            continue
+        changed = secrets.difference(config, name, kept.answer)
+        if plan.take(changed):
+            argv = secrets.update(config, name, changed.flags)
+            plan.add(Step(f"{key}/settings", "change", f"secret {name}", argv, details=changed.lines))
+        if not kept.enabled and not kept.newest:
             # gcloud makes the secret first and its first version then: this one was interrupted in between.
-            plan.add(
-                Step(
-                    key,
-                    "change",
-                    f"secret {name}: its first version",
-                    commands.secret_add(config, name),
-                    value,
-                )
-            )
-        elif not state.enabled.get(secret.key):
+            argv = secrets.add(config, name)
+            plan.add(Step(key, "change", f"secret {name}: its first version", argv, value, (f"{key}/settings",)))
+        elif not kept.enabled:
             plan.notes.append(
                 f"secret {name} has no enabled version: enable one, or delete the secret to have a new one made"
             )
         elif secret.key == "access-policy" and _policy_changed(config, state):
-            plan.add(
-                Step(
-                    key,
-                    "change",
-                    f"secret {name}: the policy's file changed",
-                    commands.secret_add(config, name),
-                    value,
-                )
-            )
-            argv = commands.secret_annotate(config, name, notes)
-            plan.add(
-                Step(
-                    f"{key}/note",
-                    "change",
-                    f"secret {name}: note the file's digest",
-                    argv,
-                    needs=("traffic", key),
-                )
-            )
-        else:
+            argv, needs = secrets.add(config, name), (f"{key}/settings",)
+            plan.add(Step(key, "change", f"secret {name}: the policy's file changed", argv, value, needs))
+        elif not changed.changes:
             plan.kept.append(f"secret {name}")
-
-
-def sql_differences(config: Config, sql: dict[str, Any]) -> tuple[str, ...]:
-    """Return how the database differs from its configuration, among what can be changed."""
-    settings, want = sql["settings"], config.sql
-    backup, network = settings.get("backupConfiguration", {}), settings.get("ipConfiguration", {})
-    before = {
-        "tier": settings.get("tier", ""),
-        "availability": settings.get("availabilityType", "ZONAL").lower(),
-        "backups": str(backup.get("backupRetentionSettings", {}).get("retainedBackups", "7"))
-        if backup.get("enabled")
-        else "off",
-        "point in time recovery": str(backup.get("pointInTimeRecoveryEnabled", False)).lower(),
-        "deletion protection": str(settings.get("deletionProtectionEnabled", False)).lower(),
-        "connector enforcement": settings.get("connectorEnforcement", "NOT_REQUIRED"),
-        "ssl mode": network.get("sslMode", ""),
-        "authorized networks": str(len(network.get("authorizedNetworks", []))),
-    }
-    after = {
-        "tier": want["tier"],
-        "availability": want["availability"],
-        "backups": str(want["backups"]),
-        "point in time recovery": str(want["point_in_time_recovery"]).lower(),
-        "deletion protection": str(want["deletion_protection"]).lower(),
-        "connector enforcement": "REQUIRED",
-        "ssl mode": "ENCRYPTED_ONLY",
-        "authorized networks": "0",
-    }
-    labels = settings.get("userLabels", {})
-    before |= {f"label/{key}": labels.get(key, "") for key in config.labels}
-    after |= {f"label/{key}": value for key, value in config.labels.items()}
-    if (
-        int(settings.get("dataDiskSizeGb", want["storage_gb"])) < want["storage_gb"]
-    ):  # it grows by itself, and never shrinks
-        before["storage"], after["storage"] = f"{settings['dataDiskSizeGb']} GB", f"{want['storage_gb']} GB"
-    return service.differences(before, after)
+    for key in state.secrets.keys() - {secret.key for secret in secrets.wanted(config)}:
+        name = config.names.secret(key)
+        plan.notes.append(
+            f"secret {name} is not used any more: gcloud secrets delete {name} --project={config.project}"
+        )
 
 
 def _database(plan: Plan, config: Config, state: State) -> None:
-    name = config.names.sql
-    if state.sql is None:
-        title = f"database server {name} ({config.sql['version']}, {config.sql['tier']}; takes 5 to 10 minutes)"
-        plan.add(Step("sql", "create", title, commands.sql_create(config), needs=("apis",)))
-    elif state.sql_operations:
-        operation = state.sql_operations[0]["name"]
-        plan.add(
-            Step(
-                "sql",
-                "run",
-                f"wait for database server {name} ({state.sql.get('state')})",
-                commands.sql_wait(config, operation),
-            )
-        )
-    elif changed := sql_differences(config, state.sql):
-        argv = commands.sql_patch(config, any(line.startswith("storage:") for line in changed))
-        plan.add(Step("sql", "change", f"database server {name}", argv, details=changed))
+    name, there = config.names.sql, state.database
+    if there is None:
+        title = f"database server {name} ({config.sql.version}, {config.sql.tier}; takes 5 to 10 minutes)"
+        plan.add(Step("sql", "create", title, database.create(config), needs=("apis",)))
+    elif there.operations:
+        title = f"wait for database server {name} ({there.answer.get('state')})"
+        plan.add(Step("sql", "run", title, database.wait(config, there.operations[0]["name"])))
     else:
-        plan.kept.append(f"database server {name}")
-    if DATABASE not in state.databases:
-        plan.add(
-            Step(
-                "sql/database",
-                "create",
-                f"database {DATABASE}",
-                commands.database_create(config, DATABASE),
-                needs=("sql",),
-            )
-        )
+        changed = database.difference(config, there.answer)
+        if plan.take(changed):
+            argv = database.update(config, changed.flags)
+            plan.add(Step("sql", "change", f"database server {name}", argv, details=changed.lines))
+        else:
+            plan.kept.append(f"database server {name}")
+    databases, users = (there.databases, there.users) if there else (set(), {})
+    title = f"database {database.DATABASE}"
+    if database.DATABASE not in databases:
+        plan.add(Step("sql/database", "create", title, database.create_database(config), needs=("sql",)))
     else:
-        plan.kept.append(f"database {DATABASE}")
-    password, needs = Input("password", "database-url"), ("sql", "sql/database", "secret/database-url")
-    if USER not in state.users:
-        plan.add(
-            Step(
-                "sql/user",
-                "create",
-                f"database user {USER}",
-                commands.user_create(config, USER),
-                password,
-                needs,
-            )
-        )
-    elif "database-url" not in state.secrets:
-        plan.add(
-            Step(
-                "sql/user",
-                "change",
-                f"database user {USER}: the new password",
-                commands.user_password(config, USER),
-                password,
-                needs,
-            )
-        )
+        plan.kept.append(title)
+    user, needs = database.user(config), ("sql", "sql/database", "secret/database-url", "account")
+    title, password = (
+        f"database user {user}",
+        Input("password", "database-url") if config.sql.auth == "password" else None,
+    )
+    if user not in users:
+        if users.keys() & {database.USER, config.account.removesuffix(".gserviceaccount.com")}:
+            plan.refused.append(
+                Refusal(
+                    f"database server {name}", "sql/auth", "another way of signing in", config.sql.auth,
+                    "the tables belong to the user of before. Keep sql/auth, or hand them over first (docs/deploy.md, «Without a password»)",
+                )
+            )  # fmt: skip
+        plan.add(Step("sql/user", "create", title, database.create_user(config), password, needs))
+    elif password and "database-url" not in state.secrets:
+        argv = database.set_password(config)
+        plan.add(Step("sql/user", "change", f"{title}: the new password", argv, password, needs))
     else:
-        plan.kept.append(f"database user {USER}")
-
-
-def bucket_differences(config: Config, bucket: dict[str, Any]) -> tuple[str, ...]:
-    """Return how the bucket's settings differ from what they must be."""
-    access = bucket.get("iamConfiguration", {})
-    rules = json.loads(config.lifecycle.read_text(encoding="utf-8"))["rule"]
-    before = {
-        "uniform access": str(access.get("uniformBucketLevelAccess", {}).get("enabled", False)).lower(),
-        "public access prevention": access.get("publicAccessPrevention", "inherited"),
-        "versioning": str(bucket.get("versioning", {}).get("enabled", False)).lower(),
-        "lifecycle": _canonical(bucket.get("lifecycle", {}).get("rule", [])),
-    }
-    after = {
-        "uniform access": "true",
-        "public access prevention": "enforced",
-        "versioning": "true",
-        "lifecycle": _canonical(rules),
-    }
-    before |= {f"label/{key}": bucket.get("labels", {}).get(key, "") for key in config.labels}
-    after |= {f"label/{key}": value for key, value in config.labels.items()}
-    return service.differences(before, after)
-
-
-def _canonical(rules: list[dict[str, Any]]) -> str:
-    return " ".join(sorted(json.dumps(rule, sort_keys=True) for rule in rules))
+        plan.kept.append(title)
 
 
 def _bucket(plan: Plan, config: Config, state: State) -> None:
-    update = commands.bucket_update(config)
+    name, title = config.names.bucket, f"bucket {config.bucket}"
     if state.bucket is None:
-        plan.add(Step("bucket", "create", f"bucket {config.bucket}", commands.bucket_create(config)))
-        plan.add(
-            Step(
-                "bucket/settings",
-                "change",
-                "bucket: versioning, lifecycle, labels",
-                update,
-                needs=("bucket",),
-            )
-        )
-    elif changed := bucket_differences(config, state.bucket):
-        plan.add(Step("bucket/settings", "change", "bucket: its settings", update, details=changed))
+        plan.add(Step("bucket", "create", title, bucket.create(config, name)))
+        argv = bucket.first_settings(config, name, config.lifecycle)
+        plan.add(Step("bucket/settings", "change", "bucket: versioning, lifecycle, labels", argv, needs=("bucket",)))
+        return
+    changed = bucket.difference(config, state.bucket)
+    if plan.take(changed):
+        argv = bucket.update(config, name, changed.flags, config.lifecycle)
+        plan.add(Step("bucket/settings", "change", "bucket: its settings", argv, details=changed.lines))
     else:
-        plan.kept.append(f"bucket {config.bucket}")
+        plan.kept.append(title)
+    plan.notes += [f"too wide: {line} on {config.bucket}" for line in is_open(state.bucket_policy)]
 
 
 def _rights(plan: Plan, config: Config, state: State) -> None:
     member = f"serviceAccount:{config.account}"
-    if not holds(state.project_policy, "roles/cloudsql.client", member, commands.sql_condition(config)):
-        argv = commands.project_bind(config)
-        plan.add(
-            Step(
-                "right/sql",
-                "create",
-                f"right to connect to {config.names.sql} (only)",
-                argv,
-                needs=("account",),
-            )
-        )
-    else:
-        plan.kept.append("right to connect to the database")
-    if not holds(state.bucket_policy, "roles/storage.objectUser", member):
-        argv = commands.bucket_bind(config)
-        plan.add(
-            Step(
-                "right/bucket",
-                "create",
-                f"right to use objects in {config.bucket}",
-                argv,
-                needs=("account", "bucket/settings"),
-            )
-        )
+    condition = project.database_condition(config)
+    for role in project.database_roles(config):
+        if not holds(state.project.policy, role, member, condition):
+            title = f"right to connect to {config.names.sql} (only): {role}"
+            key = "right/sql" if role == project.CLIENT else "right/sql/user"
+            plan.add(Step(key, "create", title, project.bind(config, role), needs=("account", "right/sql")))
+        else:
+            plan.kept.append(f"right to connect to the database: {role}")
+    if not holds(state.bucket_policy, bucket.USER, member):
+        argv = bucket.bind(config, config.names.bucket, config.account, bucket.USER)
+        title, needs = f"right to use objects in {config.bucket}", ("account", "bucket/settings")
+        plan.add(Step("right/bucket", "create", title, argv, needs=needs))
     else:
         plan.kept.append("right to use the bucket")
-    if config.service["direct_transfers"]:
-        if not holds(state.account_policy, commands.SIGNER, member):
-            title = "right to sign URLs of the bucket (as itself only)"
-            plan.add(Step("right/sign", "create", title, commands.account_bind(config), needs=("account",)))
-        else:
-            plan.kept.append("right to sign URLs")
+    signs, title = (
+        holds(state.account_policy, account.SIGNER, member),
+        "right to sign URLs of the bucket (as itself only)",
+    )
+    if config.service.direct_transfers and not signs:
+        plan.add(Step("right/sign", "create", title, account.bind_signer(config), needs=("account",)))
+    elif config.service.direct_transfers:
+        plan.kept.append("right to sign URLs")
+    elif signs:
+        plan.add(Step("right/sign", "change", f"{title}: taken away", account.unbind_signer(config)))
     for secret in secrets.wanted(config):
-        name = config.names.secret(secret.key)
-        if holds(state.secret_policies.get(secret.key, {}), "roles/secretmanager.secretAccessor", member):
+        name, kept = config.names.secret(secret.key), state.secrets.get(secret.key)
+        if kept and holds(kept.policy, secrets.READER, member):
             plan.kept.append(f"right to read {name}")
         else:
             needs = ("account", f"secret/{secret.key}")
-            plan.add(
-                Step(
-                    f"right/{secret.key}",
-                    "create",
-                    f"right to read {name}",
-                    commands.secret_bind(config, name),
-                    needs=needs,
-                )
-            )
+            title = f"right to read {name}"
+            plan.add(Step(f"right/{secret.key}", "create", title, secrets.bind(config, name), needs=needs))
+        plan.notes += [f"too wide: {line} on {name}" for line in is_open(kept.policy if kept else {})]
 
 
 def _release(plan: Plan, config: Config, state: State, client: str) -> None:
     chosen = versions(config, state)
-    before, after = state.table, service.wanted(config, state.number, client, plan.image, chosen)
-    changed = service.differences(before, after)
-    if before and not changed:
+    before, after = state.served, service.wanted(config, state.number, client, plan.image, chosen)
+    changed = service.difference(config, after, before)
+    there = state.service is not None and bool(state.serving)
+    if not plan.image:
+        plan.notes.append("nothing serves yet, and image is `promoted`: python -m deploy promote FROM " + config.given)
+        return
+    if there and not changed.changes:
+        plan.refused += changed.refusals
         plan.kept.append(f"service {config.names.service} (revision {state.serving})")
-        status = (state.service or {}).get("status", {})
-        good = status.get("latestCreatedRevisionName") == status.get("latestReadyRevisionName")
-        # A candidate that never came up has no address to take away, and gcloud can't change traffic without complaining of it.
-        leftover = good and any(target.get("tag") == CANDIDATE for target in status.get("traffic", []))
-        if leftover:
-            argv = commands.service_untag(config, CANDIDATE)
+        if state.service and state.service.split:
+            plan.notes.append("the traffic is split over several revisions, by hand: left as it is")
+        if state.service and state.service.leftover:
+            argv = service.untag(config, CANDIDATE)
             plan.add(Step("untag", "change", "the tag of a release that was tried before", argv))
         return
+    if there:
+        plan.refused += changed.refusals
     ready = tuple(step.key for step in plan.steps)
-    flags = service.flags(config, state.number, client, plan.image, chosen)
-    if before.get("image") != plan.image:
-        if before:
-            argv = commands.backup_create(config, f"before {plan.image.rsplit(':', 1)[1]}")
+    flags = service.flags(after, before)
+    if before.image != plan.image:
+        if there:
+            argv = database.create_backup(config, f"{database.BEFORE}{plan.image.rsplit(':', 1)[1][:40]}")
             plan.add(Step("backup", "run", "backup of the database", argv, needs=ready))
-        argv = schema_job.argv(config, plan.image, chosen["database-url"], schema_job.MIGRATE)
+        argv = schema_job.argv(config, plan.image, chosen.get("database-url", ""), schema_job.MIGRATE)
         plan.add(Step("migrate", "run", "schema migration (a Cloud Run job)", argv, needs=(*ready, "backup")))
     needs = (*ready, "migrate")
-    if before:
-        argv = commands.service_deploy(config, flags, traffic=False, tag=CANDIDATE)
-        plan.add(Step("candidate", "change", "new revision, without traffic", argv, needs=needs, details=changed))
+    if there:
+        argv = service.deploy(config, flags, traffic=False, tag=CANDIDATE)
+        title = "new revision, without traffic"
+        plan.add(Step("candidate", "change", title, argv, needs=needs, details=changed.lines))
         tagged = config.url(state.number, CANDIDATE)
-        plan.add(Step("smoke/candidate", "run", f"smoke test of {tagged}", url=tagged, needs=("candidate",)))
-        # The candidate's name is known only once it exists: `--to-tags` follows the tag.
-        argv = commands.service_promote(config, CANDIDATE)
-        plan.add(
-            Step(
-                "traffic",
-                "change",
-                "all traffic to the new revision",
-                argv,
-                needs=("candidate", "smoke/candidate"),
-            )
-        )
-        plan.add(
-            Step(
-                "untag",
-                "change",
-                "the candidate's tag goes",
-                commands.service_untag(config, CANDIDATE),
-                needs=("traffic",),
-            )
-        )
+        if config.service.ingress == "all":
+            plan.add(Step("smoke/candidate", "run", f"smoke test of {tagged}", url=tagged, needs=("candidate",)))
+        argv, needs = service.to_tag(config, CANDIDATE), ("candidate", "smoke/candidate")
+        plan.add(Step("traffic", "change", "all traffic to the new revision", argv, needs=needs))
+        argv = service.untag(config, CANDIDATE)
+        plan.add(Step("untag", "change", "the candidate's tag goes", argv, needs=("traffic",)))
     else:
-        argv = commands.service_deploy(config, flags, traffic=True, tag="")
-        plan.add(
-            Step(
-                "deploy",
-                "create",
-                f"service {config.names.service}",
-                argv,
-                needs=needs,
-                details=changed if state.service else (),
-            )
-        )
+        argv = service.deploy(config, flags, traffic=True, tag="")
+        details = changed.lines if state.service else ()
+        plan.add(Step("deploy", "create", f"service {config.names.service}", argv, needs=needs, details=details))
     plan.add(Step("smoke", "run", f"smoke test of {plan.url}", url=plan.url, needs=("deploy", "traffic", "untag")))
+    if config.policy is not None and _policy_changed(config, state) and "access-policy" in state.secrets:
+        name = config.names.secret("access-policy")
+        argv = secrets.annotate(config, name, {"sha256": config.policy_digest})
+        title = f"secret {name}: note the file's digest"
+        plan.add(Step("secret/access-policy/note", "change", title, argv, needs=("traffic", "deploy")))
+    if before.image != plan.image and there:
+        # The backup that this release makes is one of those that are kept.
+        for identity in database.surplus_backups(config, [_made_soon(), *state.backups]):
+            title, argv = f"an old release's backup {identity} goes", database.delete_backup(config, identity)
+            plan.add(Step(f"prune/{identity}", "run", title, argv, needs=("smoke", "traffic", "untag")))
     plan.notes.append(
         "Cloud Run's own invoker check is off on purpose: oauth2-proxy in the container is the gate, and that check would strip the"
         " signature of the tokens it has to verify."
     )
+
+
+def _made_soon() -> dict[str, Any]:
+    return {"id": "", "type": "ON_DEMAND", "status": "SUCCESSFUL", "description": database.BEFORE}

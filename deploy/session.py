@@ -1,4 +1,4 @@
-"""What every command works with: the configuration, gcloud, the secrets of this process, and where to print."""
+"""What every command works with: the configuration, the cloud, the secrets of this process, and where to print."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploy import commands, smoke
-from deploy.config import Config, load
-from deploy.gcloud import Gcloud
-from deploy.secrets import Vault
+from deploy import smoke
+from deploy.cloud.errors import CloudError
+from deploy.cloud.gcloud import Gcloud
+from deploy.cloud.google import Google
+from deploy.config import ROOT, Config, load
+from deploy.observe import State, observe
+from deploy.resources import images, project
+from deploy.resources.secrets import Vault
 
 
 class Stop(Exception):
@@ -27,6 +31,7 @@ class Session:
 
     config: Config
     gcloud: Gcloud
+    google: Google
     vault: Vault
     out: Console
 
@@ -40,28 +45,63 @@ class Session:
             soft_wrap=True,
         )
 
+    def observe(self, image: str = "") -> State:
+        """Look at everything that belongs to the environment. Raises CloudError."""
+        return observe(self.config, self.google, image)
+
     def number(self) -> str:
-        """Return the project's number."""
-        return str(self.gcloud.json(commands.project_describe(self.config))["projectNumber"])
+        """Return the project's number. Raises CloudError."""
+        return project.number(self.config, self.google)
+
+    def image(self) -> str:
+        """Return the image that the configuration asks for; empty where only `promote` says which. Raises Stop."""
+        try:
+            return images.wanted(self.config)
+        except images.SourceError as error:
+            raise Stop(str(error)) from None
 
     def token(self, audience: str) -> str:
-        """Return an identity token of who deploys: MLFLOW_TRACKING_TOKEN, or gcloud's."""
-        given = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
-        return self.gcloud.redactor.know(
-            given or self.gcloud.run(commands.identity_token(self.config, audience)).strip()
-        )
+        """Return an identity token of who deploys: MLFLOW_TRACKING_TOKEN, an account's, or gcloud's. Raises CloudError."""
+        know = self.gcloud.redactor.know
+        if given := os.environ.get("MLFLOW_TRACKING_TOKEN", ""):
+            return know(given)
+        account = self.config.settings.smoke.impersonate
+        if not account:
+            return know(self.gcloud.run(("gcloud", "auth", "print-identity-token"), plain=True).strip())
+        # Straight from the API that makes it: gcloud would ask for an access token in the account's name first, a right that nobody needs.
+        url = f"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{account}:generateIdToken"
+        try:
+            answer = self.google.call("POST", url, {"audience": audience, "includeEmail": True})
+        except CloudError as error:
+            if error.kind not in {"denied", "missing"}:
+                raise
+            raise CloudError(
+                error.what, "denied", f"no identity token of {account}: {error.message}",
+                f"Who deploys needs roles/iam.serviceAccountOpenIdTokenCreator on it:\n  gcloud iam service-accounts"
+                f" add-iam-policy-binding {account} --member=user:YOU@YOUR.DOMAIN --role=roles/iam.serviceAccountOpenIdTokenCreator",
+            ) from None  # fmt: skip
+        return know(str(answer["token"]))
 
     def smoke(self, url: str, public_url: str) -> None:
-        """Run the smoke test. Raises SmokeError."""
+        """Run the smoke test. Raises SmokeError, CloudError."""
         told = (lambda _: None) if self.out.is_terminal else self.say
         smoke.run(url, public_url, self.token(public_url), os.environ, self.gcloud.redactor, told)
 
 
 def open_session(environment: str) -> Session:
     """Return a session for an environment's name or file. Raises ConfigError."""
-    config = load(environment, os.environ)
-    gcloud = Gcloud(os.environ, float(os.environ.get("GATEHOUSE_DEPLOY_PATIENCE", "150")))
-    return Session(config, gcloud, Vault(config, gcloud), Console(highlight=False))
+    return session_of(load(environment, os.environ))
+
+
+def session_of(config: Config) -> Session:
+    """Return a session for an environment."""
+    patience = float(os.environ.get("GATEHOUSE_DEPLOY_PATIENCE", "150"))
+    gcloud = Gcloud(os.environ, ROOT, patience)
+    google = Google(os.environ, gcloud.access_token, gcloud.redactor, patience, config.settings.quota_project or "")
+    gcloud.token = google.token
+    if config.settings.quota_project:
+        gcloud.environ["CLOUDSDK_BILLING_QUOTA_PROJECT"] = config.settings.quota_project
+    return Session(config, gcloud, google, Vault(config, google), Console(highlight=False))
 
 
 def oauth_client(path: str) -> tuple[str, str, list[str]]:

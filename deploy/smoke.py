@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
-from deploy.commands import ROOT
-from deploy.gcloud import Redactor
+from deploy.cloud.errors import Redactor
+from deploy.config import ROOT
 
 #: What the browser is sent for a person who is not signed in, and what a program is told.
 API = "/api/2.0/mlflow/experiments/search"
@@ -49,7 +49,7 @@ def run(
         told(f"  ✓ {name}" + (f" ({note})" if note else ""))
 
 
-def _ask(url: str, environ: Mapping[str, str], *headers: str) -> tuple[int, dict[str, str], str]:
+def ask(url: str, environ: Mapping[str, str], *headers: str) -> tuple[int, dict[str, str], str]:
     """GET with curl, no redirect followed: (status, headers in lower case, body). The headers to send go in on standard input."""
     command = (
         "curl", "--silent", "--show-error", "--max-time", str(SECONDS), "--header", "@-", "--include", "--http1.1",
@@ -84,13 +84,13 @@ def _strangers(url: str, environ: Mapping[str, str]) -> None:
             ("Authorization: Bearer eyJhbGciOiJub25lIn0.eyJlbWFpbCI6ImFAYi5jIn0.",),
         ),
     ):
-        status, _, body = _ask(f"{url}{API}?max_results=1", environ, *headers)
+        status, _, body = ask(f"{url}{API}?max_results=1", environ, *headers)
         if status != 401:
             raise SmokeError(f"{what} got {status} instead of 401: {body[:200]!r}")
 
 
 def _browser(url: str, public_url: str, environ: Mapping[str, str]) -> None:
-    status, fields, body = _ask(
+    status, fields, body = ask(
         f"{url}/", environ, "Accept: text/html,application/xhtml+xml", "Sec-Fetch-Mode: navigate"
     )
     location = fields.get("location", "")
@@ -105,7 +105,7 @@ def _browser(url: str, public_url: str, environ: Mapping[str, str]) -> None:
 
 
 def _curl(url: str, token: str, environ: Mapping[str, str]) -> None:
-    status, _, body = _ask(f"{url}{API}?max_results=1", environ, f"Authorization: Bearer {token}")
+    status, _, body = ask(f"{url}{API}?max_results=1", environ, f"Authorization: Bearer {token}")
     if status != 200:
         hint = {
             401: "the token is not taken: is its audience one of OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES? (doctor shows it)",

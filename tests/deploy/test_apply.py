@@ -158,7 +158,7 @@ def test_the_printed_commands_work_when_pasted(straight: Tool, tool: Tool) -> No
 
 def test_the_printed_commands_of_production_work(tool: Tool) -> None:
     """With all that differs from dev: a protected standby database, a warm instance, a private network, an access policy."""
-    (tool.home / "policy.yaml").write_text("admins: [owner@example.com]\n")
+    (tool.home / "policy.yaml").write_text("default: viewer\nroles: {admin: [user:owner@example.com]}\n")
     production = yaml.safe_load((ROOT / "deploy" / "environments" / "prod.yaml").read_text())
     production["bucket"]["lifecycle"] = str(ROOT / "deploy" / "lifecycle-long.json")
     production |= {"project": PROJECT, "image": image("1"), "access_policy": "policy.yaml", "namespace": "dev"}
@@ -202,28 +202,6 @@ def _paste(tool: Tool, command: str, **environment: str) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stderr}\n{tool.refused()}"
-
-
-def test_a_missing_right_is_named_with_the_role_to_grant_and_the_next_run_continues(tool: Tool) -> None:
-    rights = {
-        "serviceusage.services.enable": "roles/serviceusage.serviceUsageAdmin",
-        "storage.buckets.create": "roles/storage.admin",
-        "secretmanager.secrets.create": "roles/secretmanager.admin",
-        "iam.serviceAccounts.create": "roles/iam.serviceAccountAdmin",
-        "artifactregistry.repositories.create": "roles/artifactregistry.admin",
-        "cloudsql.instances.create": "roles/cloudsql.admin",
-        "resourcemanager.projects.setIamPolicy": "roles/resourcemanager.projectIamAdmin",
-        "iam.serviceAccounts.actAs": "roles/iam.serviceAccountUser",
-        "run.services.create": "roles/run.admin",
-    }
-    tool.cloud.denied = set(rights)
-    for permission, role in rights.items():
-        result = tool.run("apply", "--yes", "--no-smoke", "--oauth-client", str(tool.client_file()))
-        assert result.code == 77, permission + result.text
-        grant = f"gcloud projects add-iam-policy-binding {PROJECT} --member=user:YOU@YOUR.DOMAIN --role={role} --condition=None"
-        assert grant in result.out, permission + result.text
-        tool.cloud.denied.remove(permission)
-    tool.apply()
 
 
 def test_an_empty_project_asks_three_questions(tool: Tool) -> None:

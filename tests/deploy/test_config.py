@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
-from deploy.config import HERE, SCHEMA, ConfigError, load
+from deploy import settings
+from deploy.config import HERE, ConfigError, load
 from tests.deploy.conftest import DEV
 
 
@@ -70,6 +71,22 @@ def test_what_is_missing_is_told_with_its_meaning(tmp_path: Path) -> None:
         ({"names": {"bucket": "google-things"}}, "names/bucket", "refuses names"),
         ({"service": {"min_instances": 3}}, "service/min_instances", "not be more than"),
         ({"service": {"memory": "256Mi"}}, "service/memory", "512Mi"),
+        ({"service": {"cpu": 4, "memory": "1Gi"}}, "service/memory", "takes 2048Mi to 16384Mi"),
+        ({"service": {"cpu": 1, "memory": "8Gi"}}, "service/memory", "takes 512Mi to 4096Mi"),
+        ({"service": {"network": "default"}}, "service/network and service/subnet", "one needs the other"),
+        ({"service": {"egress": "all-traffic"}}, "service/egress", "needs service/network"),
+        ({"service": {"ingress": "internal"}}, "service/ingress", "set public_url"),
+        (
+            {"service": {"network": "projects/host-project/global/networks/n", "subnet": "s"}},
+            "service/subnet",
+            "full name",
+        ),
+        (
+            {"kms_key": "projects/p/locations/us-east1/keyRings/r/cryptoKeys/k"},
+            "kms_key",
+            "is not in europe-west1",
+        ),
+        ({"sql": {"flags": {"cloudsql.iam_authentication": "on"}}}, "sql/flags/cloudsql.iam_authentication", "follows"),
         ({"service": {"env": {"PUBLIC_URL": "x"}}}, "service/env/PUBLIC_URL", "set by the deploy tool"),
         ({"service": {"env": {"MY_PASSWORD": "x"}}}, "service/env/MY_PASSWORD", "looks like a secret"),
         ({"sql": {"tier": "db-custom-3-4096"}}, "sql/tier", "even number of CPUs"),
@@ -91,9 +108,9 @@ def test_variables_override_the_file(tmp_path: Path) -> None:
         "DEPLOY_OAUTH_EMAIL_DOMAINS": "[a.org, b.org]",
     }
     config = load(str(write(tmp_path)), environ)
-    assert config.sql["tier"] == "db-g1-small"
-    assert config.service["max_instances"] == 1
-    assert config.oauth["email_domains"] == ["a.org", "b.org"]
+    assert config.sql.tier == "db-g1-small"
+    assert config.service.max_instances == 1
+    assert config.oauth.email_domains == ["a.org", "b.org"]
 
 
 def test_a_variable_that_is_no_setting_is_refused(tmp_path: Path) -> None:
@@ -113,5 +130,40 @@ def test_the_environments_that_ship_are_valid_and_hold_no_secret(name: str) -> N
     assert "secret" not in (HERE / "environments" / f"{name}.yaml").read_text().lower()
 
 
-def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+def test_the_schema_is_the_settings_and_takes_the_environments_that_ship() -> None:
+    """Write it anew with `python -m deploy.settings`."""
+    assert settings.SCHEMA_FILE.read_text(encoding="utf-8") == settings.text()
+    validator = jsonschema.Draft202012Validator(settings.schema())
+    validator.check_schema(settings.schema())
+    for path in sorted((HERE / "environments").glob("*.yaml")):
+        validator.validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def wrong(folder: Path, **changes: Any) -> list[str]:
+    """Return the paths that pydantic finds fault with, after the schema did too."""
+    data = DEV | changes
+    found = {"/".join(map(str, e.absolute_path)) for e in VALIDATOR.iter_errors(data)}
+    assert found
+    return sorted(line.split(":")[0] for line in problems(folder, **changes))
+
+
+VALIDATOR = jsonschema.Draft202012Validator(settings.schema())
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"service": {"cpu": 3}}, "service/cpu"),
+        ({"service": {"timeout": "300"}}, "service/timeout"),
+        ({"service": {"http2": "yes"}}, "service/http2"),
+        ({"service": {"max_instances": 101}}, "service/max_instances"),
+        ({"service": {"env": {"lower": "x"}}}, "service/env/lower"),
+        ({"service": {"ingress": "some"}}, "service/ingress"),
+        ({"sql": {"availability": "both"}}, "sql/availability"),
+        ({"labels": {"Team": "x"}}, "labels/Team"),
+        ({"oauth": {"email_domains": []}}, "oauth/email_domains"),
+        ({"kms_key": "my-key"}, "kms_key"),
+    ],
+)
+def test_the_schema_and_the_tool_refuse_the_same(tmp_path: Path, changes: dict[str, Any], path: str) -> None:
+    assert wrong(tmp_path, **changes) == [path]

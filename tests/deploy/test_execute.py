@@ -10,18 +10,23 @@ import pytest
 from rich.console import Console
 
 from deploy import execute
+from deploy.cloud.errors import REDACTED
+from deploy.cloud.gcloud import Gcloud, GcloudError, classify, permission_in
+from deploy.cloud.google import Google
 from deploy.config import load
-from deploy.gcloud import REDACTED, Gcloud, GcloudError, classify, fix_for
 from deploy.plan import Plan, Step
-from deploy.secrets import Vault
+from deploy.resources.secrets import Vault
 
 
 def run(folder: Path, *steps: Step, parallel: int = 6) -> tuple[execute.Outcome, str]:
     """Run steps and return how it went, with what was shown."""
     config = load("dev", {"DEPLOY_PROJECT": "demo-project"})
-    gcloud, out = Gcloud({"PATH": "/usr/bin:/bin", "FOLDER": str(folder)}, patience=0), io.StringIO()
+    gcloud = Gcloud({"PATH": "/usr/bin:/bin", "FOLDER": str(folder)}, folder, patience=0)
+    google = Google({}, gcloud.access_token, gcloud.redactor)
+    executor = execute.Executor(gcloud, google, Vault(config, google), lambda _: None)
+    out = io.StringIO()
     plan = Plan(config, "1", "image", "https://x", list(steps))
-    outcome = execute.run(plan, gcloud, Vault(config, gcloud), lambda _: None, Console(file=out, width=200), parallel)
+    outcome = execute.run(plan, executor, Console(file=out, width=200), parallel)
     return outcome, out.getvalue()
 
 
@@ -78,8 +83,8 @@ def test_without_smoke_tests_the_rest_still_runs() -> None:
     assert [(s.key, s.needs) for s in plan.steps] == [("t", ())]
 
 
-def test_no_error_repeats_a_secret() -> None:
-    gcloud = Gcloud({"PATH": "/usr/bin:/bin"})
+def test_no_error_repeats_a_secret(tmp_path: Path) -> None:
+    gcloud = Gcloud({"PATH": "/usr/bin:/bin"}, tmp_path)
     gcloud.redactor.know("hunter2hunter2")
     with pytest.raises(GcloudError) as caught:
         gcloud.run((sys.executable, "-c", "import sys; sys.exit('ERROR: bad: ' + sys.stdin.read())"), "hunter2hunter2")
@@ -110,14 +115,23 @@ def test_no_error_repeats_a_secret() -> None:
         ("ERROR: HTTPError 409: Operation failed because another operation was already in progress.", "later"),
         ("ERROR: ALREADY_EXISTS: Resource 'mlflow-dev' already exists.", "exists"),
         ("ERROR: INVALID_ARGUMENT: max-instances", "other"),
+        ("ERROR: gcloud crashed (OperationalError): database is locked", "later"),
+        ("ERROR: HTTPError 503: Service unavailable", "later"),
     ],
 )
 def test_errors_are_told_apart(text: str, kind: str) -> None:
     assert classify(text) == kind
 
 
-def test_the_role_is_named_where_the_error_names_no_permission() -> None:
-    argv = ("gcloud", "sql", "instances", "create", "x", "--project=demo-project")
-    assert "--role=roles/cloudsql.admin" in fix_for(
-        argv, "denied", "The client is not authorized to make this request."
-    )
+@pytest.mark.parametrize(
+    ("text", "permission"),
+    [
+        ("Permission 'run.services.create' denied on resource 'x' (or it may not exist).", "run.services.create"),
+        ("Permission iam.serviceaccounts.actAs denied on service account", "iam.serviceAccounts.actAs"),
+        ("The user ci@demo-project.iam.gserviceaccount.com is forbidden from accessing the bucket", ""),
+        ("ERROR: (gcloud.iam.service-accounts.create) PERMISSION_DENIED", ""),
+        ("mlflow-dev.europe-west1.run.app and storage.googleapis.com are no permissions", ""),
+    ],
+)
+def test_no_piece_of_an_address_is_read_as_a_permission(text: str, permission: str) -> None:
+    assert permission_in(text) == permission

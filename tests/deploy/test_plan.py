@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy import commands, cost, plan, service
+from deploy import cost, plan
 from deploy.config import Config, load
-from deploy.image import INPUTS, content_tag
 from deploy.observe import State
 from deploy.plan import Plan
+from deploy.resources import service
+from deploy.resources.images import INPUTS
+from deploy.resources.project import Project
 from tests.deploy.conftest import DEV, NUMBER, ROOT, image
 
 
@@ -24,7 +26,7 @@ def config(name: str = "dev", **changes: object) -> Config:
 
 
 def planned(settings: Config, state: State | None = None) -> Plan:
-    return plan.make(settings, state or State(number=NUMBER), image("1"))
+    return plan.make(settings, state or State(project=Project(NUMBER)), image("1"))
 
 
 def command(made: Plan, key: str) -> tuple[str, ...]:
@@ -51,6 +53,7 @@ def test_the_database_lets_nobody_in_but_connectors(name: str) -> None:
 def test_a_private_database_has_no_public_address_and_the_service_reaches_its_network() -> None:
     made = planned(config(SQL_NETWORK="default", SQL_SUBNET="default"))
     assert "--no-assign-ip" in command(made, "sql")
+    assert "--network=projects/demo-project/global/networks/default" in command(made, "sql")
     assert {"--network=default", "--subnet=default", "--vpc-egress=private-ranges-only"} <= set(command(made, "deploy"))
 
 
@@ -112,7 +115,7 @@ def test_the_service_is_deployed_with_these_flags() -> None:
         "--use-http2",
         "--startup-probe=httpGet.path=/ping,initialDelaySeconds=0,periodSeconds=5,timeoutSeconds=4,failureThreshold=24",
         "--ingress=all",
-        "--labels=app=gatehouse,environment=dev",
+        "--update-labels=app=gatehouse,environment=dev",
         "--no-invoker-iam-check",
         "--region=europe-west1",
         "--project=demo-project",
@@ -152,7 +155,7 @@ def test_a_domain_of_ones_own_is_the_public_url_and_the_services_own_address_sti
 
 
 def test_an_access_policy_is_mounted_from_a_secret(tmp_path: Path) -> None:
-    (tmp_path / "policy.yaml").write_text("admins: [a@example.com]\n")
+    (tmp_path / "policy.yaml").write_text("default: viewer\nroles: {admin: [user:a@example.com]}\n")
     path = tmp_path / "dev.yaml"
     path.write_text(yaml.safe_dump(DEV | {"access_policy": "policy.yaml"}))
     made = planned(load(str(path), {}))
@@ -169,7 +172,7 @@ def test_steps_wait_for_what_they_need_and_for_nothing_else() -> None:
     assert all(order.index(need) < order.index(key) for key in order for need in needs[key])
     assert needs["sql"] == {"apis"}
     assert needs["bucket"] == set()
-    assert needs["sql/user"] == {"sql", "sql/database", "secret/database-url"}
+    assert needs["sql/user"] == {"sql", "sql/database", "secret/database-url", "account"}
     assert needs["right/cookie-secret"] == {"account", "secret/cookie-secret"}
 
 
@@ -177,10 +180,9 @@ def test_commands_name_their_project() -> None:
     """A command that took gcloud's default project would reach another project's resources."""
     made = planned(config())
     for step in made.steps:
-        assert not step.argv or "--project=demo-project" in step.argv or step.argv[:2] == ("gcloud", "projects"), (
-            step.argv
-        )
-    assert commands.project_bind(config())[3] == "demo-project"
+        named = "--project=demo-project" in step.argv or step.argv[:2] == ("gcloud", "projects")
+        assert step.argv[:1] != ("gcloud",) or named, step.argv
+    assert command(made, "right/sql")[3] == "demo-project"
 
 
 def test_the_images_tag_covers_all_that_the_dockerfile_copies() -> None:
@@ -194,15 +196,3 @@ def test_the_images_tag_covers_all_that_the_dockerfile_copies() -> None:
     assert "start.sh" in copied
     for source in copied:
         assert any(source == known or source.startswith(f"{known}/") for known in INPUTS), source
-
-
-def test_the_images_tag_follows_from_the_content(tmp_path: Path) -> None:
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "a.py").write_text("1")
-    first = content_tag(tmp_path)
-    (tmp_path / "src" / "__pycache__").mkdir()
-    (tmp_path / "src" / "__pycache__" / "a.pyc").write_text("noise")
-    (tmp_path / "notes.txt").write_text("noise")
-    assert content_tag(tmp_path) == first
-    (tmp_path / "src" / "a.py").write_text("2")
-    assert content_tag(tmp_path) != first

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.image import INPUTS
+from deploy.resources.images import INPUTS
 from tests.deploy.conftest import ROOT, Tool
 
 #: Where docs/deploy.md has people put an OAuth client, what google-github-actions/auth writes, and what people have lying about.
@@ -53,7 +53,7 @@ def tracked() -> list[str]:
 
 def test_gcloud_uploads_the_images_sources_and_no_other_file(copy: Path, tool: Tool) -> None:
     """By the file's own reader: the real gcloud."""
-    shutil.copy2(ROOT / "deploy" / "gcloudignore", copy / ".gcloudignore")
+    shutil.copy2(ROOT / ".gcloudignore", copy / ".gcloudignore")
     command = [str(tool.gcloud / "gcloud"), "meta", "list-files-for-upload"]
     done = subprocess.run(command, cwd=copy, env=tool.environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -85,12 +85,13 @@ def create(call: Call) -> Any:
     _, project, _, region = call.parameters["parent"].split("/")
     call.emulator.project.must_be(project)
     region_must_exist(region, "Artifact Registry")
+    call.emulator.project.must_be_allowed_here(region)
     name = call.option("repositoryId")
     name_must_match(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name, "repository")
     if f"{region}/{name}" in call.emulator.registry.repositories:
         raise taken("the repository already exists")
     full = f"projects/{project}/locations/{region}/repositories/{name}"
-    meta = {**call.body, "name": full, "createTime": now(), "updateTime": now()}
+    meta = {"format": "DOCKER", **call.body, "name": full, "createTime": now(), "updateTime": now()}
     call.emulator.registry.repositories[f"{region}/{name}"] = Repository(meta)
     return {"name": f"projects/{project}/locations/{region}/operations/create-{name}", "done": False}
 
@@ -174,3 +175,20 @@ def get_version(call: Call) -> Any:
     if digest not in repository.tags.values():
         raise missing(f'Version "{digest}" not found')
     return {"name": call.parameters["name"], "createTime": now(), "metadata": {"name": digest}}
+
+
+@rest(
+    "artifactregistry.projects.locations.repositories.getIamPolicy",
+    permission="artifactregistry.repositories.getIamPolicy",
+)
+def get_policy(call: Call) -> Any:
+    return _repository(call).policy.view()
+
+
+@rest(
+    "artifactregistry.projects.locations.repositories.setIamPolicy",
+    permission="artifactregistry.repositories.setIamPolicy",
+    writes=True,
+)
+def set_policy(call: Call) -> Any:
+    return _repository(call).policy.replace(call.emulator, call.body["policy"])

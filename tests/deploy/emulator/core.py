@@ -79,6 +79,8 @@ class Call:
     headers: dict[str, str]
     raw: bytes = b""
     path: str = ""
+    #: Who calls, as IAM's policies write it.
+    caller: str = ""
 
     def option(self, name: str, default: str = "") -> str:
         """Return a query parameter."""

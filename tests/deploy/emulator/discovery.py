@@ -28,6 +28,8 @@ DOCUMENTS = {
     "cloudbuild.googleapis.com": ("cloudbuild.v1",),
     "run.googleapis.com": ("run.v1", "run.v2"),
     "logging.googleapis.com": ("logging.v2",),
+    "monitoring.googleapis.com": ("monitoring.v3", "monitoring.v1"),
+    "cloudscheduler.googleapis.com": ("cloudscheduler.v1",),
 }
 
 #: Query parameters that every Google API takes, whether or not its document lists them.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+from tests.deploy.emulator import sts
 from tests.deploy.emulator.core import ApiError, Call, Policy, missing, name_must_match, rest, taken
 from tests.deploy.emulator.project import Project
 
@@ -96,7 +98,7 @@ def delete(call: Call) -> Any:
 
 @rest("iam.projects.serviceAccounts.getIamPolicy", permission="iam.serviceAccounts.getIamPolicy")
 def get_policy(call: Call) -> Any:
-    return call.emulator.iam.policy_of(_account(call)["email"]).view()
+    return call.emulator.iam.policies.get(_account(call)["email"], Policy()).view()
 
 
 @rest("iam.projects.serviceAccounts.setIamPolicy", permission="iam.serviceAccounts.setIamPolicy", writes=True)
@@ -105,23 +107,42 @@ def set_policy(call: Call) -> Any:
     return policy.replace(call.emulator, call.body["policy"])
 
 
-@rest("iamcredentials.projects.serviceAccounts.generateIdToken", permission="iam.serviceAccounts.getOpenIdToken")
-def generate_id_token(call: Call) -> Any:
-    iam = call.emulator.iam
-    email = call.parameters["name"].split("/")[3]
-    if email not in iam.accounts or iam.sign is None:
+@rest("iam.projects.serviceAccounts.patch", permission="iam.serviceAccounts.update", writes=True)
+def patch(call: Call) -> Any:
+    account = _account(call)
+    for name in call.body["updateMask"].split(","):
+        key = re.sub(r"_(\w)", lambda match: match[1].upper(), name)
+        account[key] = call.body["serviceAccount"].get(key, "")
+    return account
+
+
+@rest("iam.projects.serviceAccounts.enable", permission="iam.serviceAccounts.enable", writes=True)
+def enable(call: Call) -> Any:
+    _account(call).pop("disabled", None)
+    return {}
+
+
+def _named(call: Call, permission: str) -> dict[str, Any]:
+    """Return the account that a token is asked of; the caller may be allowed on the account alone."""
+    cloud, email = call.emulator, call.parameters["name"].split("/")[3]
+    cloud.must(call.caller, permission, email)
+    if email not in cloud.iam.accounts:
         raise missing(f"Not found; Gaia id not found for email {email}")
+    return cloud.iam.accounts[email]
+
+
+@rest("iamcredentials.projects.serviceAccounts.generateIdToken")
+def generate_id_token(call: Call) -> Any:
+    account, sign = _named(call, "iam.serviceAccounts.getOpenIdToken"), call.emulator.iam.sign
+    if sign is None:
+        raise missing("the test signs no tokens")
     return {
-        "token": iam.sign(
-            email if call.body.get("includeEmail") else iam.accounts[email]["uniqueId"], call.body["audience"]
-        )
+        "token": sign(account["email"] if call.body.get("includeEmail") else account["uniqueId"], call.body["audience"])
     }
 
 
-@rest(
-    "iamcredentials.projects.serviceAccounts.generateAccessToken",
-    permission="iam.serviceAccounts.getAccessToken",
-)
+@rest("iamcredentials.projects.serviceAccounts.generateAccessToken")
 def generate_access_token(call: Call) -> Any:
-    _account(call)
-    return {"accessToken": "ya29.emulated-impersonated-token", "expireTime": "2099-01-01T00:00:00Z"}
+    account = _named(call, "iam.serviceAccounts.getAccessToken")
+    token = sts.give_access(call.emulator, f"serviceAccount:{account['email']}")
+    return {"accessToken": token, "expireTime": "2099-01-01T00:00:00Z"}

@@ -31,6 +31,8 @@ KNOWN = {
             "logging",
             "compute",
             "servicenetworking",
+            "cloudscheduler",
+            "monitoring",
             "cloudbilling",
             "orgpolicy",
         ),
@@ -75,6 +77,22 @@ class Project:
                 }
             ],
         )
+
+    def forbids(self, constraint: str, value: str) -> bool:
+        """Return whether an organisation's list policy forbids a value."""
+        rule = self.constraints.get(constraint, {})
+        allowed = rule.get("values", {}).get("allowedValues")
+        denied = rule.get("values", {}).get("deniedValues", [])
+        return bool(rule.get("denyAll") or value in denied or (allowed is not None and value not in allowed))
+
+    def must_be_allowed_here(self, region: str) -> None:
+        """Raise the 412 of a region that the organisation forbids."""
+        if self.forbids("gcp.resourceLocations", f"in:{region.lower()}-locations"):
+            raise ApiError(
+                412,
+                "FAILED_PRECONDITION",
+                f"'{region}' violates constraint 'constraints/gcp.resourceLocations' on the resource 'projects/{self.id}'.",
+            )
 
     def must_be(self, name: str) -> None:
         """Raise the 403 that any project but this one gives."""
@@ -185,6 +203,13 @@ def set_policy(call: Call) -> Any:
     if not any(b["role"] == "roles/owner" for b in policy.get("bindings", [])):
         raise invalid("A policy must keep at least one owner.")
     return project.policy.replace(call.emulator, policy)
+
+
+@rest("cloudresourcemanager.projects.testIamPermissions")
+def permissions_of_caller(call: Call) -> Any:
+    project = call.emulator.project
+    project.must_be(call.parameters["resource"])
+    return {"permissions": [p for p in call.body["permissions"] if call.emulator.may(call.caller, p)]}
 
 
 @rest("cloudbilling.projects.getBillingInfo", permission="resourcemanager.projects.get")

@@ -12,7 +12,6 @@ from tests.deploy.emulator.core import (
     ApiError,
     Call,
     Policy,
-    denied,
     invalid,
     missing,
     now,
@@ -321,10 +320,25 @@ class CloudRun:
                 "spec.template.metadata.annotations[autoscaling.knative.dev/minScale]: must not exceed maxScale"
             )
         account = spec.get("serviceAccountName", "")
-        if "iam.serviceAccounts.actAs" in self.cloud.denied:
-            raise denied("iam.serviceaccounts.actAs", account)
         if not account:
             raise invalid("the emulator wants a service account of the service's own, not the project's default")
+        self.cloud.must(call.caller, "iam.serviceAccounts.actAs", account)
+        cpu = str(container.get("resources", {}).get("limits", {}).get("cpu", "1"))
+        processors = int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+        least = {4: 2048, 6: 4096, 8: 4096}.get(int(processors), 0)
+        if processors not in {0.5, 1, 2, 4, 6, 8} or not least <= mebibytes <= 4096 * max(processors, 1):
+            raise invalid(
+                "spec.template.spec.containers.resources.limits.cpu: Invalid value specified for cpu. For the specified value, maxScale and"
+                f" memory must be within limits: {cpu} CPU with {memory}."
+            )
+        ingress = body["metadata"].get("annotations", {}).get("run.googleapis.com/ingress", "all")
+        if self.cloud.project.forbids("run.allowedIngress", ingress):
+            raise ApiError(
+                400,
+                "FAILED_PRECONDITION",
+                f"Constraint constraints/run.allowedIngress violated for {self.cloud.project.id}: ingress '{ingress}' is not allowed by the"
+                " organization policy.",
+            )
         for instance in filter(None, notes.get("run.googleapis.com/cloudsql-instances", "").split(",")):
             if instance.split(":")[-1] not in self.cloud.sql.instances:
                 raise ApiError(

@@ -25,13 +25,17 @@ from tests.deploy.emulator import (
     iam,
     logs,
     project,
+    roles,
     run,
     secretmanager,
     sqladmin,
     storage,
+    sts,
 )
 from tests.deploy.emulator.certificates import Authority
 from tests.deploy.emulator.core import HANDLERS, ApiError, Call, Raw, denied
+
+OWNER, OWNER_TOKEN = "user:owner@example.com", "ya29.emulated-access-token"
 
 #: Served without being enabled first, as in a new project.
 ALWAYS_ENABLED = {
@@ -41,6 +45,8 @@ ALWAYS_ENABLED = {
     "storage.googleapis.com",
     "logging.googleapis.com",
     "orgpolicy.googleapis.com",
+    "sts.googleapis.com",
+    "oauth2.googleapis.com",
 }
 
 
@@ -73,8 +79,13 @@ class Emulator:
         self.builds = cloudbuild.Builds()
         self.run = run.CloudRun(self)
         self.logs = logs.Logs()
-        #: Permissions that the caller lacks (`secretmanager.secrets.create`).
+        self.federation = sts.Federation()
+        #: Permissions that every caller lacks (`secretmanager.secrets.create`).
         self.denied: set[str] = set()
+        #: Access token → who has it. The owner may do all that `denied` leaves; others what the project's policy says.
+        self.callers: dict[str, str] = {OWNER_TOKEN: OWNER}
+        #: What the caller of a permission has been asked for, and had: (caller, permission).
+        self.used: set[tuple[str, str]] = set()
         self.requests: list[Recorded] = []
         #: Called after a write has taken effect and before it is answered: where a test kills the caller.
         self.after_write: Callable[[Call], None] | None = None
@@ -96,7 +107,7 @@ class Emulator:
     def adopt(self, other: Emulator) -> None:
         """Take over a copy of another's state: a deployment that a test need not make anew."""
         memo: dict[int, Any] = {id(other): self}
-        for name in ("project", "iam", "secrets", "storage", "sql", "registry", "builds", "logs"):
+        for name in ("project", "iam", "secrets", "storage", "sql", "registry", "builds", "logs", "federation"):
             setattr(self, name, copy.deepcopy(getattr(other, name), memo))
         for name in ("services", "revisions", "addresses", "jobs", "executions", "region"):
             setattr(self.run, name, copy.deepcopy(getattr(other.run, name), memo))
@@ -105,7 +116,7 @@ class Emulator:
         """Return the variables that make gcloud and Python's clients come here, with a configuration of their own in `home`."""
         home.mkdir(parents=True, exist_ok=True)
         token, authority = home / "token", str(self.authority.bundle)
-        token.write_text("ya29.emulated-access-token")
+        token.write_text(OWNER_TOKEN)
         proxy = f"http://127.0.0.1:{self.port}"
         return {
             "CLOUDSDK_CONFIG": str(home / "gcloud"),
@@ -130,6 +141,11 @@ class Emulator:
         try:
             body = raw.decode("utf-8", "replace")
             api = "run.googleapis.com" if host.endswith("-run.googleapis.com") else host
+            if api in {"sts.googleapis.com", "oauth2.googleapis.com"}:
+                with self.lock:
+                    reply = Raw(json.dumps(sts.exchange(self, api, raw)).encode())
+                self.requests.append(Recorded("token", target, "(a token)", reply.status, "(a token)", False, True))
+                return reply
             if api not in discovery.DOCUMENTS:
                 raise ApiError(404, "NOT_FOUND", f"no such host: {host}")
             found = discovery.find(api, http_method, path)
@@ -149,9 +165,11 @@ class Emulator:
             headers = headers | {"x-region": host.removesuffix("-run.googleapis.com") if api != host else ""}
             call = Call(self, name, parameters, query, content, headers, raw, path)
             with self.lock:
+                call.caller = self.caller(headers)
                 self.project.must_serve(api, ALWAYS_ENABLED)
-                if handler.permission in self.denied:
-                    raise denied(handler.permission, f"projects/{self.project.id}")
+                if handler.permission:
+                    account = parameters.get("name", "") if ".serviceAccounts." in handler.permission else ""
+                    self.must(call.caller, handler.permission, account.rsplit("/", 1)[-1])
                 result = handler.act(call)
             if writes and self.after_write:
                 self.after_write(call)
@@ -162,6 +180,32 @@ class Emulator:
         shown = reply.data.decode("utf-8", "replace")
         self.requests.append(Recorded(name, target, body, reply.status, shown, writes, valid))
         return reply
+
+    def caller(self, headers: dict[str, str]) -> str:
+        """Return who calls, by the access token; raise the 401 of a token that nobody has. Tests may leave it out."""
+        given = headers.get("authorization", f"Bearer {OWNER_TOKEN}").removeprefix("Bearer ")
+        if given not in self.callers:
+            raise ApiError(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
+        return self.callers[given]
+
+    def may(self, caller: str, permission: str, account: str = "") -> bool:
+        """Return whether a caller has a permission: in the project, or on one service account."""
+        if permission in self.denied:
+            return False
+        if caller == OWNER:
+            return True
+        policies = [self.project.policy, *([self.iam.policies[account]] if account in self.iam.policies else [])]
+        return any(
+            caller in binding["members"] and "condition" not in binding and roles.has(binding["role"], permission)
+            for policy in policies
+            for binding in policy.bindings
+        )
+
+    def must(self, caller: str, permission: str, account: str = "") -> None:
+        """Raise the 403 of a right that the caller lacks."""
+        if not self.may(caller, permission, account):
+            raise denied(permission, f"projects/{self.project.id}")
+        self.used.add((caller, permission))
 
     @property
     def writes(self) -> list[Recorded]:

@@ -110,6 +110,7 @@ def insert(call: Call) -> Any:
     if len(sql.instances) >= sql.quota_of_instances:
         raise ApiError(403, "PERMISSION_DENIED", "The quota of instances of this project is used up.")
     region_must_exist(body.get("region", "us-central"), "Cloud SQL")
+    project.must_be_allowed_here(body["region"])
     if not TIERS.fullmatch(settings.get("tier", "")):
         raise ApiError(
             400,
@@ -178,7 +179,9 @@ def patch(call: Call) -> Any:
 
     def merge(old: dict[str, Any], new: dict[str, Any]) -> None:
         for key, value in new.items():
-            if isinstance(value, dict) and isinstance(old.get(key), dict):
+            if value is None:
+                old.pop(key, None)
+            elif isinstance(value, dict) and isinstance(old.get(key), dict):
                 merge(old[key], value)
             else:
                 old[key] = value
@@ -269,11 +272,12 @@ def insert_backup(call: Call) -> Any:
         0,
         {
             "kind": "sql#backupRun",
-            "id": str(1700000000000 + len(instance.backups)),
+            "id": str(1700000000000 + len(call.emulator.sql.operations)),
             "status": "SUCCESSFUL",
             "type": "ON_DEMAND",
             "instance": call.parameters["instance"],
             "description": (call.body or {}).get("description", ""),
+            "location": (call.body or {}).get("location", "eu"),
             "windowStartTime": now(),
             "enqueuedTime": now(),
             "startTime": now(),
@@ -281,6 +285,16 @@ def insert_backup(call: Call) -> Any:
         },
     )
     return call.emulator.sql.operation(call.parameters["project"], call.parameters["instance"], "BACKUP_VOLUME")
+
+
+@rest("sql.backupRuns.delete", permission="cloudsql.backupRuns.delete", writes=True)
+def delete_backup(call: Call) -> Any:
+    instance = _instance(call, ready=True)
+    kept = [backup for backup in instance.backups if backup["id"] != call.parameters["id"]]
+    if len(kept) == len(instance.backups):
+        raise missing("The backup does not exist.")
+    instance.backups = kept
+    return call.emulator.sql.operation(call.parameters["project"], call.parameters["instance"], "DELETE_BACKUP")
 
 
 @rest("sql.backupRuns.list", permission="cloudsql.backupRuns.list")

@@ -72,6 +72,7 @@ def insert(call: Call) -> Any:
     location = call.body.get("location", "US")
     if location.upper() not in {"US", "EU", "ASIA"}:
         region_must_exist(location.lower(), "Cloud Storage")
+    project.must_be_allowed_here(location)
     meta = {
         "kind": "storage#bucket",
         "id": name,

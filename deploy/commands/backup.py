@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from deploy import commands
+from deploy.resources import database
 from deploy.session import Session
 
 
@@ -12,8 +12,8 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
     """Make a backup, then list the newest ten with the command that restores one."""
     del arguments
     config, gcloud, say = session.config, session.gcloud, session.say
-    gcloud.write(commands.backup_create(config, "asked for"))
-    backups = gcloud.json(commands.backups_list(config)) or []
+    gcloud.write(database.create_backup(config, "asked for"))
+    backups = database.backups(config, session.google)[:10]
     for item in backups:
         say(
             f"{item['id']}  {item.get('endTime', item.get('enqueuedTime', ''))[:19]}  {item['status']}  {item['type']}  {item.get('description', '')}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from deploy import commands, image, observe, service
+from deploy.cloud.errors import CloudError
 from deploy.config import CANDIDATE
-from deploy.gcloud import GcloudError
-from deploy.secrets import ROTATABLE, SECRETS, USER, password_of
+from deploy.observe import State
+from deploy.resources import database, secrets, service
+from deploy.resources.secrets import ROTATABLE, SECRETS, password_of
 from deploy.session import Session, Stop, ask, oauth_client
 from deploy.smoke import SmokeError
 
@@ -17,17 +18,21 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
     config, gcloud, say = session.config, session.gcloud, session.say
     key = ROTATABLE[arguments.secret]
     name = config.names.secret(key)
-    state = observe.observe(config, gcloud, image.wanted(config))
+    if not secrets.has(config, key):
+        raise Stop(
+            f"this environment has no {SECRETS[key].what}: with sql/auth: iam each connection brings a token of its own"
+        )
+    state = session.observe()
     if state.service is None or not state.serving or key not in state.secrets:
         raise Stop("nothing serves yet: apply first")
-    old = service.pinned(state.table)[name]
+    old = state.pins[name]
     environment: dict[str, str] = {}
     if key == "oauth-client-secret":
         client = _new_client(session, arguments)
         environment = {"OAUTH2_PROXY_CLIENT_ID": client} if client else {}
     say(f"a new version of {name} …")
     new = (
-        gcloud.write((*commands.secret_add(config, name), "--format=value(name)"), session.vault.value(key))
+        gcloud.write((*secrets.add(config, name), "--format=value(name)"), session.vault.value(key))
         .strip()
         .rsplit("/", 1)[-1]
     )
@@ -46,38 +51,37 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
             )
             _password(session, session.vault.value(key))
         say("a new revision, without traffic …")
-        gcloud.write(commands.service_secrets(config, changed, environment, CANDIDATE))
+        gcloud.write(service.exchange_secrets(config, changed, environment, CANDIDATE))
         if not arguments.no_smoke:
             session.smoke(config.url(state.number, CANDIDATE), config.public_url(state.number))
-        gcloud.write(commands.service_promote(config, CANDIDATE))
-    except (GcloudError, SmokeError) as error:
+        gcloud.write(service.to_tag(config, CANDIDATE))
+    except (CloudError, SmokeError) as error:
         if key == "database-url":
             _password(session, session.vault.stored(key, old))
-        gcloud.write(commands.secret_disable(config, name, new))
+        gcloud.write(secrets.disable(config, name, new))
         raise Stop(
             f"{error}\n{state.serving} keeps all the traffic with version {old} of {name}; version {new} is disabled again."
             " Fix it, then run the same command again."
         ) from None
-    gcloud.write(commands.service_untag(config, CANDIDATE))
+    gcloud.write(service.untag(config, CANDIDATE))
     if environment:
-        gcloud.write(commands.secret_annotate(config, name, {"client-id": environment["OAUTH2_PROXY_CLIENT_ID"]}))
-    for item in gcloud.json(commands.secret_versions(config, name)) or []:
+        gcloud.write(secrets.annotate(config, name, {"client-id": environment["OAUTH2_PROXY_CLIENT_ID"]}))
+    for item in secrets.versions(config, session.google, name):
         version = item["name"].rsplit("/", 1)[1]
-        if version != new and item["state"].upper() == "ENABLED":
-            gcloud.write(commands.secret_disable(config, name, version))
+        if version != new and item["state"] == "ENABLED":
+            gcloud.write(secrets.disable(config, name, version))
             say(f"version {version} of {name} is disabled")
     say(f"✓ version {new} of {name} serves ({SECRETS[key].what})")
     return 0
 
 
-def _pins(session: Session, state: observe.State) -> dict[str, str]:
-    pins = service.pinned(state.table)
-    return {key: pins.get(session.config.names.secret(key), "1") for key in SECRETS}
+def _pins(session: Session, state: State) -> dict[str, str]:
+    return {key: state.pins.get(session.config.names.secret(key), "1") for key in SECRETS}
 
 
 def _password(session: Session, url: str) -> None:
     secret = session.gcloud.redactor.know(password_of(url))
-    session.gcloud.write(commands.user_password(session.config, USER), f"--password: {secret}\n")
+    session.gcloud.write(database.set_password(session.config), f"--password: {secret}\n")
 
 
 def _new_client(session: Session, arguments: argparse.Namespace) -> str:

@@ -5,33 +5,51 @@ from __future__ import annotations
 import argparse
 import json
 
-from deploy import commands, cost, execute, image, observe, schema_job, service
+from deploy import cost, denied, execute
 from deploy import plan as planning
+from deploy.cloud.errors import CloudError
 from deploy.config import CANDIDATE
-from deploy.gcloud import GcloudError
+from deploy.exit_codes import CONFIG, DENIED, FAILED
+from deploy.observe import State
 from deploy.plan import Plan
+from deploy.resources import database, images, schema_job, secrets, service
 from deploy.session import Session, Stop, ask, oauth_client
 from deploy.smoke import SmokeError
 
-#: Exit code when nothing but a right was missing (EX_NOPERM of sysexits.h).
-DENIED = 77
 CONSOLE = "https://console.cloud.google.com"
 SIGNS = {"create": ("+", "green"), "change": ("~", "yellow"), "run": ("▸", "cyan")}
 
 
-def _plan(session: Session, arguments: argparse.Namespace) -> tuple[Plan, observe.State]:
+def _plan(session: Session, arguments: argparse.Namespace) -> tuple[Plan, State]:
     given = ""
     if arguments.oauth_client:
         given, secret, uris = oauth_client(arguments.oauth_client)
         session.vault.give("oauth-client-secret", secret)
-    wanted = image.wanted(session.config)
-    state = observe.observe(session.config, session.gcloud, wanted)
-    made = planning.make(session.config, state, wanted, given)
+    wanted = session.image()
+    state = session.observe(wanted)
+    made = planning.make(session.config, state, wanted, given, commit(session))
     if given and uris and f"{made.url}/oauth2/callback" not in uris:
         made.notes.append(
             f"The OAuth client's file does not list {made.url}/oauth2/callback as a redirect URI: add it in the console."
         )
     return made, state
+
+
+def commit(session: Session) -> str:
+    """Return the commit that an image is built from; the sources must be as it has them. Raises Stop."""
+    if session.config.settings.image not in images.BUILT:
+        return ""
+    try:
+        changed = images.uncommitted()
+        if changed:
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise Stop(
+                f"image: not committed: {', '.join(changed[:5])}{more}. An image is built from a commit, and from nothing that merely lies in"
+                " the working copy: commit (or remove) it, then run the same command again"
+            )
+        return images.commit()
+    except images.SourceError as error:
+        raise Stop(str(error)) from None
 
 
 def show(session: Session, made: Plan) -> None:
@@ -45,9 +63,13 @@ def show(session: Session, made: Plan) -> None:
         say(f"  {sign} {step.title}", style)
         for line in step.details:
             say(f"      {line}")
+    for refusal in made.refused:
+        say(f"  ✗ {refusal}", "red")
     counts = {verb: sum(step.verb == verb for step in made.steps) for verb in SIGNS}
     say()
-    if not made.steps:
+    if made.refused:
+        say(f"{len(made.refused)} can't be changed, so apply would do nothing: see ✗ above.", "red")
+    elif not made.steps:
         say(f"Nothing to do: {len(made.kept)} as they should be.")
     else:
         say(
@@ -63,8 +85,10 @@ def plan(session: Session, arguments: argparse.Namespace) -> int:
     made, _ = _plan(session, arguments)
     if arguments.json:
         session.say(json.dumps(as_json(made), indent=2, ensure_ascii=False))
-        return 0
+        return CONFIG if made.refused else 0
     show(session, made)
+    if made.refused:
+        return CONFIG
     if made.steps:
         session.say("\nThe commands, in an order that works (run them at the top of the repository):\n")
         if any(service.CLIENT_ID in part for step in made.steps for part in step.argv):
@@ -98,13 +122,14 @@ def as_json(made: Plan) -> dict[str, object]:
             }
             for step in made.steps
         ],
+        "refused": [refusal.__dict__ for refusal in made.refused],
         "notes": made.notes,
         "monthly_cost": cost.estimate(made.config),
     }
 
 
 def _console_visit(session: Session, made: Plan) -> None:
-    say, issuer = session.say, session.config.oauth.get("issuer", "")
+    say, issuer = session.say, session.config.oauth.issuer
     where = f"the provider {issuer}" if issuer else f"{CONSOLE}/auth/clients/create?project={session.config.project}"
     say("One visit to the console: create an OAuth client of the type «Web application» at")
     say(f"  {where}")
@@ -117,7 +142,7 @@ def _questions(session: Session, made: Plan) -> str:
     if "oauth-client-secret" not in made.questions or session.vault.known("oauth-client-secret"):
         return ""
     _console_visit(session, made)
-    client = str(session.config.oauth.get("client_id", "")) or ask("OAuth client id (or the path of its JSON file): ")
+    client = session.config.oauth.client_id or ask("OAuth client id (or the path of its JSON file): ")
     if client.endswith(".json"):
         client, secret, _ = oauth_client(client)
     else:
@@ -132,9 +157,16 @@ def apply(session: Session, arguments: argparse.Namespace) -> int:
     """Make the cloud what the configuration says."""
     made, state = _plan(session, arguments)
     show(session, made)
+    if made.refused:
+        return CONFIG
+    return carry_out(session, made, state, arguments)
+
+
+def carry_out(session: Session, made: Plan, state: State, arguments: argparse.Namespace) -> int:
+    """Ask what there is to ask, run the plan, and tell how it went."""
     if made.steps:
         if client := _questions(session, made):
-            made = planning.make(session.config, state, made.image, client)
+            made = planning.make(session.config, state, made.image, client, commit(session))
         if not arguments.yes and ask("Do it? [y/N] ").lower() not in {"y", "yes"}:
             raise Stop("nothing was changed")
     if arguments.no_smoke:
@@ -142,33 +174,29 @@ def apply(session: Session, arguments: argparse.Namespace) -> int:
     elif not made.steps:
         session.smoke(made.url, made.url)
         return 0
-    outcome = execute.run(
-        made,
-        session.gcloud,
-        session.vault,
-        lambda url: session.smoke(url, made.url),
-        session.out,
-        max(1, arguments.parallel),
-    )
+    executor = execute.Executor(session.gcloud, session.google, session.vault, lambda url: session.smoke(url, made.url))
+    outcome = execute.run(made, executor, session.out, max(1, arguments.parallel))
     if outcome.good:
         session.say(f"\n{session.config.environment} is up: {made.url}")
         return 0
     _report(session, made, outcome)
-    rights = all(isinstance(error, GcloudError) and error.kind == "denied" for error in outcome.failed.values())
-    return DENIED if rights else 1
+    rights = all(isinstance(error, CloudError) and error.kind == "denied" for error in outcome.failed.values())
+    return DENIED if rights else FAILED
 
 
 def _report(session: Session, made: Plan, outcome: execute.Outcome) -> None:
     say = session.say
     for key, error in outcome.failed.items():
         step = next(step for step in made.steps if step.key == key)
-        say(f"\n✗ {step.title}\n{error}", "red")
+        say(f"\n✗ {step.title}\n{told(session, error)}", "red")
         if step.argv:
             say(f"  the command: {step.shell(session.config)}")
     failed = set(outcome.failed)
     say()
+    if "image" in failed and session.config.settings.image == "cloudbuild":
+        _log_of_build(session)
     if "smoke" in failed and made.serving:
-        session.gcloud.write(commands.service_traffic(session.config, made.serving))
+        session.gcloud.write(service.to_revision(session.config, made.serving))
         say(f"The traffic went back to {made.serving}.")
     elif made.serving and made.releases and "traffic" not in outcome.done:
         say(f"The revision {made.serving} has all the traffic, as before.")
@@ -187,6 +215,21 @@ def _report(session: Session, made: Plan, outcome: execute.Outcome) -> None:
     say("Fix it, then run the same command again: it continues from here.")
 
 
+def told(session: Session, error: Exception) -> str:
+    """Return an error with its way out; of a missing right, which and how it is granted."""
+    return denied.explain(session.config, session.google, error) if isinstance(error, CloudError) else str(error)
+
+
+def _log_of_build(session: Session) -> None:
+    try:
+        text = images.log_of_failed_build(session.config, session.google)
+    except CloudError as error:
+        text = f"(the build's log can't be read: {error.message})"
+    if text:
+        session.say("The build's log ends with:")
+        session.say("\n".join(f"  {line}" for line in text.splitlines()))
+
+
 def smoke_test(session: Session, arguments: argparse.Namespace) -> int:
     """Test the live service."""
     public = session.config.public_url(session.number())
@@ -199,15 +242,17 @@ def migrate(session: Session, arguments: argparse.Namespace) -> int:
     """Back up the database and run the schema migration with the configured image."""
     del arguments
     config, gcloud = session.config, session.gcloud
-    wanted = image.wanted(config)
-    state = observe.observe(config, gcloud, wanted)
-    if state.sql is None or "database-url" not in state.secrets:
+    wanted = session.image()
+    state = session.observe(wanted)
+    if state.database is None or not state.account:
         raise Stop("there is no database yet; apply makes it")
+    if not (wanted := wanted or state.served.image):
+        raise Stop("nothing serves yet, and image is `promoted`: promote makes a release")
     session.say("backing up …")
-    gcloud.write(commands.backup_create(config, "before a migration"))
+    gcloud.write(database.create_backup(config, f"{database.BEFORE}a migration"))
     session.say("migrating …")
-    version = planning.versions(config, state)["database-url"]
-    schema_job.run(config, gcloud, schema_job.argv(config, wanted, version, schema_job.MIGRATE))
+    version = planning.versions(config, state).get("database-url", "")
+    schema_job.run(config, gcloud, session.google, schema_job.argv(config, wanted, version, schema_job.MIGRATE))
     session.say("✓ the schema is up to date")
     return 0
 
@@ -215,17 +260,13 @@ def migrate(session: Session, arguments: argparse.Namespace) -> int:
 def rollback(session: Session, arguments: argparse.Namespace) -> int:
     """Give the traffic to the revision before the serving one, if its release can work with the database as it is now."""
     config, gcloud = session.config, session.gcloud
-    state = observe.observe(config, gcloud, image.wanted(config))
+    state = session.observe()
     if state.service is None or not state.serving:
         raise Stop("nothing serves, so there is nothing to go back from")
-    revisions = sorted(
-        gcloud.json(commands.revisions_list(config)),
-        key=lambda r: r["metadata"]["creationTimestamp"],
-        reverse=True,
-    )
+    revisions = service.revisions(config, session.google)
     names = [revision["metadata"]["name"] for revision in revisions]
-    before = revisions[names.index(state.serving) + 1 :] if state.serving in names else []
-    older = [revision for revision in before if revision["status"]["conditions"][0]["status"] == "True"]
+    earlier = revisions[names.index(state.serving) + 1 :] if state.serving in names else []
+    older = [revision for revision in earlier if revision["status"]["conditions"][0]["status"] == "True"]
     if arguments.to:
         older = [r for r in revisions if r["metadata"]["name"] == arguments.to]
     if not older:
@@ -233,13 +274,13 @@ def rollback(session: Session, arguments: argparse.Namespace) -> int:
             f"there is no {'revision ' + arguments.to if arguments.to else 'good revision before ' + state.serving}"
         )
     target = older[0]
-    name, table = target["metadata"]["name"], service.found(state.service, target)
-    _versions_enabled(session, table)
-    pins = service.pinned(table)
-    version = pins[config.names.secret("database-url")]
-    session.say(f"{state.serving} → {name} ({table['image']})")
-    if table["image"] != state.table["image"]:
-        code = schema_job.check(config, gcloud, table["image"], version)
+    name, before = target["metadata"]["name"], service.found(state.service.answer, target)
+    pins = service.pinned(before.secrets)
+    _versions_enabled(session, pins)
+    version = pins.get(config.names.secret("database-url"), "")
+    session.say(f"{state.serving} → {name} ({before.image})")
+    if before.image != state.served.image:
+        code = schema_job.check(config, gcloud, session.google, before.image, version)
         if code == schema_job.NEWER:
             raise Stop(
                 f"the database's schema is newer than {name} knows: that release would refuse to start. To go back all the same, restore the"
@@ -250,25 +291,25 @@ def rollback(session: Session, arguments: argparse.Namespace) -> int:
                 f"{name} can't work with the database as it is: `gatehouse migrate --check` ended with exit code {code}"
             )
     if not arguments.no_smoke:
-        gcloud.write(commands.service_tag(config, CANDIDATE, name))
+        gcloud.write(service.put_tag(config, CANDIDATE, name))
         try:
             session.smoke(config.url(state.number, CANDIDATE), config.public_url(state.number))
         except SmokeError as error:
             raise Stop(f"{error}\n{state.serving} keeps all the traffic.") from None
         finally:
-            gcloud.write(commands.service_untag(config, CANDIDATE))
-    gcloud.write(commands.service_traffic(config, name))
+            gcloud.write(service.untag(config, CANDIDATE))
+    gcloud.write(service.to_revision(config, name))
     session.say(f"✓ {name} has all the traffic. The next apply goes forward again.")
     return 0
 
 
-def _versions_enabled(session: Session, table: service.Table) -> None:
+def _versions_enabled(session: Session, pins: dict[str, str]) -> None:
     """Raise Stop if a secret's version that a revision starts with is not there any more."""
     gone = []
-    for name, version in service.pinned(table).items():
-        listed = session.gcloud.json(commands.secret_versions(session.config, name)) or []
+    for name, version in pins.items():
+        listed = secrets.versions(session.config, session.google, name)
         states = {item["name"].rsplit("/", 1)[1]: item["state"] for item in listed}
-        if states.get(version, "gone").upper() != "ENABLED":
+        if states.get(version, "gone") != "ENABLED":
             gone.append(f"{name} version {version} is {states.get(version, 'gone').lower()}")
     if gone:
         raise Stop(
