@@ -42,7 +42,8 @@ def credentials(environ: Mapping[str, str], ask: Ask) -> Any:
         try:
             found, _ = google.auth.load_credentials_from_file(path, scopes=[SCOPE])
         except GoogleAuthError as error:
-            raise CloudError("credentials", "other", f"{path}: {error}", "Sign in anew.") from error
+            fix = "Who may act as a deployer is said by `bootstrap`: a job of the repository in that environment of GitHub."
+            raise CloudError("credentials", "denied", f"{path}: {error}", fix) from None
         return found
 
     def renew(request: object, scopes: object) -> tuple[str, datetime]:
