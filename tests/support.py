@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -260,6 +261,22 @@ class Gate:
         session.headers["Authorization"] = f"Bearer {self.provider.token(person)}"
         return session
 
+    def sign_in(self, person: str = "alice") -> requests.Session:
+        """Sign a person in as a browser does, but for its rules on cookies; return a session that sends what the gate set."""
+        origin = self.environment.get("PUBLIC_URL", self.url)
+        session = requests.Session()
+        session.headers["Host"] = urlsplit(origin).netloc
+        start = session.get(f"{self.url}/oauth2/start?rd=%2F", allow_redirects=False, timeout=20)
+        assert start.status_code == 302, f"{start.status_code} {start.text}\n{self.log()}"
+        form = {"sub": local_provider.email(person)}
+        back = requests.post(start.headers["location"], data=form, allow_redirects=False, timeout=20)
+        callback = back.headers["location"].replace(origin, self.url, 1)
+        done = session.get(callback, headers={"Cookie": _cookie_header(start)}, allow_redirects=False, timeout=20)
+        assert done.status_code == 302, f"{done.status_code} {done.text}\n{self.log()}"
+        session.headers["Cookie"] = _cookie_header(done)
+        session.cookies.clear()
+        return session
+
     def stop(self) -> int:
         """Send TERM if it still runs; return the exit code. Nothing of its process group outlives this."""
         if self.process is None:
@@ -273,6 +290,13 @@ class Gate:
                 os.kill(pid, signal.SIGKILL)
             self.process.kill()
             raise AssertionError(f"the gate didn't stop\n{self.log()}") from None
+
+
+def _cookie_header(answer: requests.Response) -> str:
+    """Return what an answer sets, as the Cookie header of the next request; what it deletes is left out."""
+    lines = answer.raw.headers.getlist("set-cookie")
+    pairs = [line.partition(";")[0] for line in lines]
+    return "; ".join(pair for pair in pairs if pair.partition("=")[2])
 
 
 @contextlib.contextmanager

@@ -122,6 +122,16 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
         {"OAUTH2_PROXY_UPSTREAMS": "http://elsewhere"},
         ["OAUTH2_PROXY_UPSTREAMS is set; the gate sets it itself"],
     ),
+    "MLflow misspelt": ({"MLFLOW_SERVER_ALOWED_HOSTS": "x"}, ["MLFLOW_SERVER_ALOWED_HOSTS is no setting of MLflow"]),
+    "MLflow's private": ({"_MLFLOW_SERVER_ARTIFACTS_ONLY": "true"}, ["_MLFLOW_SERVER_ARTIFACTS_ONLY is MLflow's own"]),
+    "a replica of another kind": (
+        {"MLFLOW_READ_REPLICA_BACKEND_STORE_URI": "mysql://u:topsecret@h/d"},
+        ["MLFLOW_READ_REPLICA_BACKEND_STORE_URI has the scheme 'mysql'"],
+    ),
+    "a replica of SQLite": (
+        {"MLFLOW_READ_REPLICA_BACKEND_STORE_URI": "postgresql://u:topsecret@h/d"},
+        ["MLFLOW_READ_REPLICA_BACKEND_STORE_URI is set, and SQLite has no replicas"],
+    ),
     "no such file": (
         {"OAUTH_PROXY_CONFIG": "/nonexistent.cfg"},
         ["OAUTH_PROXY_CONFIG is '/nonexistent.cfg': No such file"],
@@ -144,8 +154,12 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
         ["OAUTH2_PROXY_HTTP_ADDRESS is 'unix:///tmp/p.sock', and HTTP2=true needs a TCP port"],
     ),
     "HTTP/2 and trusted addresses": (
-        {"HTTP2": "true", "OAUTH2_PROXY_TRUSTED_IPS": "10.0.0.0/8"},
-        ["OAUTH2_PROXY_TRUSTED_IPS is set; with HTTP2=true the proxy's only peer is the listener"],
+        {
+            "HTTP2": "true",
+            "OAUTH2_PROXY_REVERSE_PROXY": "true",
+            "OAUTH2_PROXY_TRUSTED_PROXY_IPS": "10.0.0.0/8",
+        },
+        ["OAUTH2_PROXY_TRUSTED_PROXY_IPS is set; with HTTP2=true the proxy's only peer is the listener"],
     ),
     "a long TMPDIR": ({"TMPDIR": "/tmp/" + "t" * 100}, ["TMPDIR leads to a socket path of"]),
 }

@@ -19,6 +19,7 @@ from gatehouse.pipeline import failures
 from gatehouse.pipeline.access import AccessLayer
 from gatehouse.pipeline.audit import AuditLayer, AuditLog
 from gatehouse.pipeline.body import BodyLayer
+from gatehouse.pipeline.cross_origin import CrossOriginLayer
 from gatehouse.pipeline.discovery import FOLDER as PUBLISHED
 from gatehouse.pipeline.discovery import DiscoveryLayer
 from gatehouse.pipeline.dispatch import Dispatcher
@@ -29,6 +30,7 @@ from gatehouse.pipeline.stack import Layer, Pipeline, stack
 from gatehouse.policy.source import PolicySource
 from gatehouse.stamping.layer import StampingLayer, tell_flask
 from gatehouse.start.prepare import PROOF_NAME
+from gatehouse.start.verdicts import other_origins
 from gatehouse.ui.account import AccountLayer
 from gatehouse.ui.page import UiLayer
 from gatehouse.upstream import application as upstream_application
@@ -59,6 +61,8 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
     layers: list[Layer] = [
         # How to sign in, and with which client, is for strangers, and the same for everybody.
         partial(DiscoveryLayer, folder=run_directory / PUBLISHED),
+        # A browser's question whether a page may ask comes without credentials.
+        partial(CrossOriginLayer, origins=other_origins(environment, settings.public_url or "")),
         # Writes the line of whatever answer leaves, also of a refusal by a layer behind it.
         partial(AuditLayer, log=log, project=environment.get("GOOGLE_CLOUD_PROJECT"), reads=settings.audit_reads),
         partial(

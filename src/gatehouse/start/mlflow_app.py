@@ -10,18 +10,23 @@ from sqlalchemy.engine import Connection, Engine
 
 from gatehouse.database import engine
 from gatehouse.start.settings import Settings
+from gatehouse.start.verdicts import listed
 from gatehouse.upstream import application, lazy, stores
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return what MLflow's application reads; a public MLFLOW_* variable that is set already wins."""
+    """Return what MLflow's application reads; a public MLFLOW_* variable that is set already wins, or adds to a list."""
     public_url = settings.public_url or ""
     database = engine.named(settings.backend_store_uri)
-    private = application.environment(database, settings.artifacts_destination, settings.default_artifact_root)
-    defaults = {
-        # MLflow compares the Host and Origin headers with these; its own defaults are localhost only.
+    replica = engine.named(settings.read_replica) if settings.read_replica else None
+    private = application.environment(database, settings.artifacts_destination, settings.default_artifact_root, replica)
+    # MLflow compares the Host and Origin headers with these; its own defaults are localhost only.
+    lists = {
         "MLFLOW_SERVER_ALLOWED_HOSTS": urlsplit(public_url).netloc,
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": public_url,
+    }
+    added = {name: ",".join(dict.fromkeys([own, *listed(os.environ, name)])) for name, own in lists.items()}
+    defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         # numpy's library would start a thread for each CPU, and the server has nothing for them to do.
@@ -29,7 +34,7 @@ def environment(settings: Settings) -> dict[str, str]:
         # Each instance would enqueue every unfinished job again.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    return private | {name: value for name, value in defaults.items() if not os.environ.get(name)}
+    return private | added | {name: value for name, value in defaults.items() if not os.environ.get(name)}
 
 
 def configure(settings: Settings) -> None:

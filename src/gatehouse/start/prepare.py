@@ -24,7 +24,7 @@ import tomllib
 
 from gatehouse.exit_codes import Exit
 from gatehouse.pipeline import discovery
-from gatehouse.start import proxy_config
+from gatehouse.start import proxy_config, verdicts
 from gatehouse.start.settings import (
     SECRETS,
     SOCKET_PATH_BYTES,
@@ -158,13 +158,15 @@ def client_to_hand_out(template: Path) -> discovery.Client | None:
     return discovery.Client.find(template.parent / "dist")
 
 
-def prepare(environment: Mapping[str, str], template: Path, run_directory: Path) -> None:
+def prepare(environment: Mapping[str, str], template: Path, run_directory: Path) -> list[str]:
     """Check everything and write the run directory.
+
+    Returns: notes on settings that do no harm and nothing else.
 
     Raises:
         SettingsError: with every problem of the settings and of this machine.
     """
-    resolved, problems = read_secret_files(environment)
+    resolved, problems = read_secret_files(verdicts.without_service_links(environment))
     values, table_problems = parse_table(resolved)
     try:
         load(resolved)
@@ -177,8 +179,12 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     own_path = values["oauth_proxy_config"]
     own_file, file_problems = proxy_config.read_own_file(own_path)
     public_url, url_problems = proxy_config.public_url(resolved, own_file)
-    problems += file_problems + url_problems + proxy_config.check_ties(resolved)
     provider = proxy_config.chosen_provider(resolved)
+    open_paths = discovery.open_paths(client)
+    given = verdicts.Given(resolved, own_file, own_path is not None, open_paths)
+    judged, notes = verdicts.judge_mlflow(resolved)
+    problems += file_problems + url_problems + judged
+    problems += verdicts.judge_proxy(given, str(own_file.get("provider") or provider), public_url)
     config = run_directory / "proxy.cfg"
     if own_path is None:
         problems += proxy_config.check_provider(resolved, provider)
@@ -189,7 +195,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
             public_url or "https://example.com",
             templates,
             values["login_client_id"],
-            discovery.open_paths(client),
+            open_paths,
         )
         write_private(config, text.encode())
     elif not file_problems:
@@ -203,7 +209,8 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         problems += proxy_config.check_listener(resolved, own_file, address)
         address, listener_environment = proxy_config.behind_listener(address, run_directory)
     proof = secrets.token_urlsafe(32)
-    proxy_environment = proxy_config.proxy_environment(resolved, address, run_directory / SOCKET_NAME, proof)
+    ties = verdicts.enforced(given, public_url)
+    proxy_environment = proxy_config.proxy_environment(resolved, ties, address, run_directory / SOCKET_NAME, proof)
     login_client_id = values["login_client_id"]
     proxy_file = own_file if own_path else tomllib.loads(text)
     offered = discovery.DIRECT_TRANSFERS if values["direct_transfers"] else None
@@ -216,10 +223,8 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     if shutil.which("oauth2-proxy", path=resolved.get("PATH")) is None:
         fix = "use the container image, or `make run`, which finds or builds it"
         problems.append(Problem("oauth2-proxy", "is not on PATH", fix))
-    else:
-        problems += proxy_config.unknown_variables(resolved, run_directory)
-        if not file_problems:
-            problems += proxy_config.trial_run(config, proxy_environment, reported, secret_values)
+    elif not file_problems:
+        problems += proxy_config.trial_run(config, proxy_environment, reported, secret_values)
     # A secret whose file can't be read isn't missing as well.
     unread = {problem.name.removesuffix("_FILE") for problem in problems if problem.name.endswith("_FILE")}
     problems = [
@@ -236,6 +241,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         kept = {name: resolved[name] for name in ("PATH", "GOMAXPROCS", "GOMEMLIMIT", "GOGC") if resolved.get(name)}
         write_private(run_directory / "listener.env", environment_block({**kept, **listener_environment}))
     write_private(run_directory / "server.env", environment_block(server_environment(resolved, public_url, cookie)))
+    return notes
 
 
 def exit_code(problems: list[Problem]) -> Exit:
@@ -250,11 +256,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--run-directory", type=Path, required=True, help="a private, empty folder")
     arguments = parser.parse_args(argv)
     try:
-        prepare(os.environ, arguments.template, arguments.run_directory)
+        notes = prepare(os.environ, arguments.template, arguments.run_directory)
     except SettingsError as error:
         for problem in sorted(dict.fromkeys(error.problems), key=lambda problem: problem.name):
             print(f"start.sh: error: {problem}", file=sys.stderr)
         return exit_code(error.problems)
     if client_to_hand_out(arguments.template) is None:
         print("start.sh: there is no client to hand out in dist/; fix: make client", file=sys.stderr)
+    for note in notes:
+        print(f"start.sh: note: {note}", file=sys.stderr)
     return Exit.OK

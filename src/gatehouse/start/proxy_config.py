@@ -19,9 +19,10 @@ from string import Template
 import tomllib
 
 from gatehouse.policy.identity import OPEN_DOMAINS
+from gatehouse.start import verdicts
 from gatehouse.start.settings import Invalid, Problem, available_cpus, parse_public_url
 
-PREFIX = "OAUTH2_PROXY_"
+PREFIX = verdicts.PREFIX
 #: The proxy's own socket, where it isn't the public listener itself.
 SOCKET_NAME = "proxy.sock"
 PROVIDERS = ("google", "oidc", "keycloak-oidc", "entra-id", "github")
@@ -29,20 +30,6 @@ ISSUER_EXAMPLES = {
     "oidc": "https://id.example.com",
     "keycloak-oidc": "https://keycloak.example.com/realms/REALM",
     "entra-id": "https://login.microsoftonline.com/TENANT/v2.0",
-}
-
-#: What the gate itself relies on; a variable that says otherwise is a mistake.
-TIES: Mapping[str, str] = {
-    # Identity comes from these headers, and whatever a client put there is removed.
-    "OAUTH2_PROXY_PASS_USER_HEADERS": "true",
-    "OAUTH2_PROXY_SKIP_AUTH_STRIP_HEADERS": "true",
-    # With it, a client's own X-Forwarded-Email would get through.
-    "OAUTH2_PROXY_PREFER_EMAIL_TO_USER": "false",
-    # Carries the proof that a request came through the proxy (see identity.py).
-    "OAUTH2_PROXY_PASS_BASIC_AUTH": "true",
-    # MLflow needs no token, so none reaches it.
-    "OAUTH2_PROXY_PASS_AUTHORIZATION_HEADER": "false",
-    "OAUTH2_PROXY_PASS_ACCESS_TOKEN": "false",
 }
 
 #: Memory that the proxy's collector may leave unused. With its half of the processors, for each one more spins while it
@@ -202,19 +189,6 @@ def check_provider(environment: Mapping[str, str], provider: str) -> list[Proble
     return problems + check_cookie_secret(environment) + check_who_may_come_in(environment, provider)
 
 
-def check_ties(environment: Mapping[str, str]) -> list[Problem]:
-    """Check that no variable contradicts what the gate relies on."""
-    problems = [
-        Problem(name, f"is {environment[name]!r}; the gate relies on {value!r}", "unset it")
-        for name, value in TIES.items()
-        if environment.get(name) and environment[name].lower() != value
-    ]
-    for name in ("UPSTREAMS", "BASIC_AUTH_PASSWORD"):
-        if environment.get(PREFIX + name):
-            problems.append(Problem(PREFIX + name, "is set; the gate sets it itself", "unset it"))
-    return problems
-
-
 def public_url(environment: Mapping[str, str], own_file: Mapping[str, object]) -> tuple[str, list[Problem]]:
     """Return the public origin, from PUBLIC_URL or the proxy's redirect URL, and the problems with it.
 
@@ -248,30 +222,6 @@ def read_own_file(path: Path | None) -> tuple[dict[str, object], list[Problem]]:
         return tomllib.loads(path.read_text()), []
     except (OSError, ValueError) as error:
         return {}, [Problem("OAUTH_PROXY_CONFIG", f"is {str(path)!r}, which isn't TOML: {error}", "correct the file")]
-
-
-def unknown_variables(environment: Mapping[str, str], run_directory: Path) -> list[Problem]:
-    """Report each OAUTH2_PROXY_* variable that oauth2-proxy doesn't know: it would ignore it without a word.
-
-    oauth2-proxy does refuse unknown keys of a file, so it is asked about a file with these names.
-    """
-    names = sorted(name for name in environment if name.startswith(PREFIX))
-    trial = run_directory / "names.cfg"
-    trial.write_text("".join(f'{name.removeprefix(PREFIX).lower()} = ""\n' for name in names))
-    output = run_proxy(trial, {"PATH": environment.get("PATH", "")})
-    trial.unlink()
-    match = re.search(r"has invalid keys: ([^\n]*)", output or "")
-    unknown = [key.strip() for key in match[1].split(",")] if match else []
-    return [
-        Problem(
-            PREFIX + key.upper(),
-            "is no setting of oauth2-proxy",
-            f"did you mean {PREFIX}{key.upper()}S? The names are those of the configuration file, in capitals"
-            if key in {"email_domain", "upstream", "api_route", "skip_auth_route", "allowed_group"}
-            else "correct or unset it; the names are those of oauth2-proxy's configuration file, in capitals",
-        )
-        for key in unknown
-    ]
 
 
 def run_proxy(config: Path, environment: Mapping[str, str]) -> str | None:
@@ -329,18 +279,19 @@ def check_listener(environment: Mapping[str, str], own_file: Mapping[str, object
     if not re.fullmatch(r"(?:http://)?[^/]*:\d+", address):
         what = f"is {address!r}, and HTTP2=true needs a TCP port"
         problems.append(Problem(f"{PREFIX}HTTP_ADDRESS", what, "unset it, or give HOST:PORT"))
-    for key in ("trusted_ips", "trusted_proxy_ips"):
-        if environment.get(PREFIX + key.upper()) or own_file.get(key):
-            what = "is set; with HTTP2=true the proxy's only peer is the listener, on a Unix socket"
-            problems.append(Problem(PREFIX + key.upper(), what, "unset it, or HTTP2"))
+    if environment.get(f"{PREFIX}TRUSTED_PROXY_IPS") or own_file.get("trusted_proxy_ips"):
+        what = "is set; with HTTP2=true the proxy's only peer is the listener, on a Unix socket"
+        problems.append(Problem(f"{PREFIX}TRUSTED_PROXY_IPS", what, "unset it, or HTTP2"))
     if shutil.which("gatehouse-listener", path=environment.get("PATH")) is None:
         fix = "use the container image, or `make run HTTP2=true`, which builds it with Go"
         problems.append(Problem("gatehouse-listener", "is not on PATH, and HTTP2=true needs it", fix))
     return problems
 
 
-def proxy_environment(environment: Mapping[str, str], address: str, socket: Path, proof: str) -> dict[str, str]:
-    """Return the proxy's environment: its own settings and what a Go program reads; no credential of MLflow's."""
+def proxy_environment(
+    environment: Mapping[str, str], ties: Mapping[str, str], address: str, socket: Path, proof: str
+) -> dict[str, str]:
+    """Return the proxy's environment: its own settings, ``ties``, and what a Go program reads; no credential of MLflow's."""
     wanted = re.compile(
         r"OAUTH2_PROXY_.*|PATH|HOME|TMPDIR|TZ|LANG|SSL_CERT_(FILE|DIR)|(?i:https?_proxy|no_proxy)"
         r"|GOOGLE_APPLICATION_CREDENTIALS|GCE_METADATA_.*|AZURE_FEDERATED_TOKEN_FILE|GO(MAXPROCS|MEMLIMIT|GC|DEBUG)"
@@ -353,7 +304,7 @@ def proxy_environment(environment: Mapping[str, str], address: str, socket: Path
         **GO_COLLECTOR,
         "GOMAXPROCS": str(max(1, available_cpus() // 2)),
         **kept,
-        **TIES,
+        **ties,
         f"{PREFIX}HTTP_ADDRESS": address,
         f"{PREFIX}UPSTREAMS": f"unix://{socket}",
         f"{PREFIX}BASIC_AUTH_PASSWORD": proof,

@@ -1,7 +1,7 @@
 """Gatehouse's own settings: the one table of them, and the check that reports all problems at once.
 
-``OAUTH2_PROXY_*`` are oauth2-proxy's own settings and ``MLFLOW_*`` are MLflow's own; both pass straight
-through, so they aren't in the table. Secrets come as ``NAME`` or as a file named by ``NAME_FILE``.
+``OAUTH2_PROXY_*`` are oauth2-proxy's own settings and ``MLFLOW_*`` are MLflow's own: verdicts.py has what becomes of each.
+Secrets come as ``NAME`` or as a file named by ``NAME_FILE``.
 This module imports the standard library alone: it runs before anything else does.
 """
 
@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -24,6 +24,7 @@ DATABASE_SCHEMES = ("postgresql", "postgresql+psycopg2", "postgres", "sqlite")
 #: The driver that is installed. From version 2.1 on, SQLAlchemy takes a plain "postgresql" for another one.
 POSTGRESQL = "postgresql+psycopg2"
 ARTIFACT_SCHEMES = ("gs", "s3", "wasbs", "abfss", "file")
+REPLICA = "MLFLOW_READ_REPLICA_BACKEND_STORE_URI"
 #: Beyond these, memory and database connections grow for machines that mostly wait.
 MOST_AUTOMATIC_WORKERS = 4
 #: A Unix socket's path may have this many bytes on Linux (unix(7)).
@@ -337,6 +338,8 @@ PASSED_SECRETS: tuple[str, ...] = (
     "OAUTH2_PROXY_CLIENT_SECRET",
     "OAUTH2_PROXY_COOKIE_SECRET",
     "OAUTH2_PROXY_REDIS_PASSWORD",
+    "OAUTH2_PROXY_REDIS_SENTINEL_PASSWORD",
+    "MLFLOW_READ_REPLICA_BACKEND_STORE_URI",
     "MLFLOW_CRYPTO_KEK_PASSPHRASE",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
     "MLFLOW_FLASK_SERVER_SECRET_KEY",
@@ -371,10 +374,14 @@ class Settings:
     http2: bool
     startup_timeout: int
     shutdown_timeout: int
+    #: MLflow's own setting MLFLOW_READ_REPLICA_BACKEND_STORE_URI.
+    read_replica: str | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         secret = {setting.name.lower() for setting in TABLE if setting.secret}
-        shown = (f"{f.name}={'[REDACTED]' if f.name in secret else getattr(self, f.name)!r}" for f in fields(self))
+        shown = (
+            f"{f.name}={'[REDACTED]' if f.name in secret else getattr(self, f.name)!r}" for f in fields(self) if f.repr
+        )
         return f"Settings({', '.join(shown)})"
 
 
@@ -481,12 +488,30 @@ def load(environment: Mapping[str, str]) -> Settings:
             )
         )
     problems += check_pool(environment)
+    replica, replica_problems = parse_replica(environment, values["backend_store_uri"])
+    problems += replica_problems
     if problems:
         raise SettingsError(problems)
     if not values["workers"]:
         on_sqlite = values["backend_store_uri"].startswith("sqlite:")
         values["workers"] = 1 if on_sqlite else min(available_cpus(), MOST_AUTOMATIC_WORKERS)
-    return Settings(**values)
+    return Settings(**values, read_replica=replica)
+
+
+def parse_replica(environment: Mapping[str, str], primary: str | None) -> tuple[str | None, list[Problem]]:
+    """Return the database's read replica, if MLflow's setting names one, and what is wrong with it."""
+    value = environment.get(REPLICA)
+    if not value:
+        return None, []
+    try:
+        replica = parse_database(value)
+    except Invalid as error:
+        return None, [Problem(REPLICA, error.what, error.fix)]
+    if replica.startswith("sqlite:") or (primary or POSTGRESQL).startswith("sqlite:"):
+        return None, [Problem(REPLICA, "is set, and SQLite has no replicas", "unset it, or use PostgreSQL for both")]
+    if replica == primary:
+        return None, [Problem(REPLICA, "is BACKEND_STORE_URI itself", "unset it, or name the replica")]
+    return replica, []
 
 
 def check_pool(environment: Mapping[str, str]) -> list[Problem]:

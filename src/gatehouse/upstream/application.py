@@ -13,13 +13,16 @@ from typing import Any
 from gatehouse.upstream import lazy
 
 
-def environment(database: str, destination: str | None, artifact_root: str | None) -> dict[str, str]:
+def environment(
+    database: str, destination: str | None, artifact_root: str | None, read_replica: str | None = None
+) -> dict[str, str]:
     """Return the private variables of MLflow's application.
 
     Args:
         database: URL of the tracking store and the model registry.
         destination: where the server stores artifacts, or None if clients do it themselves.
         artifact_root: where they do.
+        read_replica: URL of a replica of the database, for reads.
     """
     names = {
         "_MLFLOW_SERVER_FILE_STORE": database,
@@ -29,6 +32,8 @@ def environment(database: str, destination: str | None, artifact_root: str | Non
         # Only MLflow's job processes may rebuild custom scorers' code.
         "_MLFLOW_IN_JOB_EXECUTOR": "false",
     }
+    if read_replica is not None:
+        names["_MLFLOW_SERVER_READ_REPLICA_BACKEND_STORE"] = read_replica
     if destination is None:
         return names | {"_MLFLOW_SERVER_ARTIFACT_ROOT": str(artifact_root)}
     return names | {

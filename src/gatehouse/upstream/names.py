@@ -116,6 +116,7 @@ NAMES = (
 #: Variables that MLflow keeps private, and the constant or the declaration that holds each name.
 VARIABLES = {
     "_MLFLOW_SERVER_FILE_STORE": "mlflow.server.constants:BACKEND_STORE_URI_ENV_VAR",
+    "_MLFLOW_SERVER_READ_REPLICA_BACKEND_STORE": "mlflow.server.constants:READ_REPLICA_BACKEND_STORE_URI_ENV_VAR",
     "_MLFLOW_SERVER_REGISTRY_STORE": "mlflow.server.constants:REGISTRY_STORE_URI_ENV_VAR",
     "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow.server.constants:ARTIFACT_ROOT_ENV_VAR",
     "_MLFLOW_SERVER_ARTIFACT_DESTINATION": "mlflow.server.constants:ARTIFACTS_DESTINATION_ENV_VAR",
