@@ -194,7 +194,7 @@ def test_a_file_of_ones_own_is_judged_too(tmp_path: Path) -> None:
 
 def test_kubernetes_service_links_are_no_settings(tmp_path: Path) -> None:
     """What every container of a namespace gets that has Services named mlflow and oauth2-proxy."""
-    links = {}
+    links: dict[str, str] = {}
     for service in ("MLFLOW", "MLFLOW_TRACKING", "OAUTH2_PROXY"):
         links |= {
             f"{service}_SERVICE_HOST": "10.96.0.7", f"{service}_SERVICE_PORT": "80", f"{service}_SERVICE_PORT_HTTP": "80",

@@ -46,22 +46,38 @@ def look_at_settings(template: Path) -> Iterator[Finding]:
             yield Finding("settings", True, "all settings are well formed")
 
 
+def settings_needed() -> int:
+    """Return how many connections the workers need at once; 0 if the settings don't tell, which is reported with them."""
+    from gatehouse.start.settings import SettingsError, connections_needed, load
+
+    try:
+        return connections_needed(load(os.environ).workers)
+    except SettingsError:
+        return 0
+
+
 def look_at_database(limit_s: float) -> Iterator[Finding]:
     """Connect, and compare the schema with the installed MLflow's."""
     from gatehouse.commands import migrate
-    from gatehouse.database import schema
+    from gatehouse.database import reach, schema
 
     try:
         engine = schema.make_engine(migrate.database_uri())
         if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
             yield Finding("database", True, "the file isn't there yet: the first start creates it")
             return
-        schema.wait_for_database(engine, limit_s, lambda _: None)
-        with engine.connect() as connection:
-            found = schema.inspect(connection)
-        schema.refuse(found)
-    except schema.SchemaError as error:
+        reach.wait_for_database(engine, limit_s, lambda _: None)
+        with reach.told(engine):
+            with engine.connect() as connection:
+                found = schema.inspect(connection)
+                schema.refuse(found)
+                reach.check_rights(connection, to_create=found.state is schema.State.EMPTY)
+            reach.check_pooler(engine, settings_needed())
+    except reach.SchemaError as error:
         yield Finding("database", False, str(error), error.code)
+        return
+    except Exception as error:  # one part that fails in a way of its own hides no other
+        yield Finding("database", False, f"fails: {type(error).__name__}: {error}", Exit.UNAVAILABLE)
         return
     words = (
         "is empty: the first start creates the schema"
@@ -146,7 +162,7 @@ def examine(template: Path, database_limit_s: float) -> list[Finding]:
 def default_template() -> Path:
     """Return the template beside start.sh: GATEHOUSE_HOME in the image, the checkout otherwise."""
     home = os.environ.get("GATEHOUSE_HOME")
-    return (Path(home) if home else Path(__file__).resolve().parents[2]) / "oauth2_proxy.cfg.tmpl"
+    return (Path(home) if home else Path(__file__).resolve().parents[3]) / "oauth2_proxy.cfg.tmpl"
 
 
 def main(argv: list[str]) -> int:

@@ -28,7 +28,8 @@ from urllib.parse import urlsplit
 import sqlalchemy
 
 from gatehouse.database import schema
-from gatehouse.database.schema import SchemaError, State
+from gatehouse.database.reach import SchemaError, wait_for_database
+from gatehouse.database.schema import State
 from gatehouse.exit_codes import Exit
 from gatehouse.start.settings import Problem, Settings, SettingsError, load, read_secret_files
 from gatehouse.upstream.stores import deleted_logged_models, deleted_runs
@@ -265,7 +266,7 @@ def collect(settings: Settings, age: timedelta, delete: bool, wait_s: float) -> 
         StoreError: if there is no such store.
     """
     engine = schema.make_engine(settings.backend_store_uri)
-    schema.wait_for_database(engine, wait_s, lambda _: None)
+    wait_for_database(engine, wait_s, lambda _: None)
     with engine.connect() as connection:
         found = schema.inspect(connection)
     schema.refuse(found)

@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 
-from gatehouse.database import schema
-from gatehouse.database.schema import SchemaError, State
+from gatehouse.database import reach, schema
+from gatehouse.database.reach import SchemaError
+from gatehouse.database.schema import State
 from gatehouse.exit_codes import Exit
 from gatehouse.start.settings import Invalid, parse_database, read_secret_files
 from gatehouse.upstream import migrations
@@ -41,26 +42,28 @@ def database_uri() -> str:
 def migrate(uri: str, check_only: bool, limit_s: float) -> None:
     """Bring the schema up to date, or with ``check_only`` raise SchemaError unless it is."""
     engine = schema.make_engine(uri)
-    schema.wait_for_database(engine, limit_s, say)
-    with engine.connect() as connection:
-        found = schema.inspect(connection)
-    if found.state is State.CURRENT:
-        say(f"the schema is up to date ({found.wanted})")
-        return
-    if found.state is State.UNKNOWN or check_only:
-        if found.state is State.EMPTY:
-            raise SchemaError(
-                "the database is empty\n    fix: start the server, or run gatehouse migrate",
-                Exit.SCHEMA_OLDER,
-            )
-        schema.refuse(found)
-    say(f"from {found.revision or 'nothing'} to {found.wanted}; this can take minutes on a large database")
-    with schema.locked(engine) as connection:
-        if schema.inspect(connection).state is State.EMPTY:
-            schema.create(connection)
-        else:
-            migrations.upgrade(connection)
-        schema.refuse(schema.inspect(connection))
+    reach.wait_for_database(engine, limit_s, say)
+    with reach.told(engine):
+        with engine.connect() as connection:
+            found = schema.inspect(connection)
+            if found.state is State.CURRENT:
+                say(f"the schema is up to date ({found.wanted})")
+                return
+            if found.state in {State.UNKNOWN, State.FOREIGN} or check_only:
+                if found.state is State.EMPTY:
+                    raise SchemaError(
+                        "the database is empty\n    fix: start the server, or run gatehouse migrate",
+                        Exit.SCHEMA_OLDER,
+                    )
+                schema.refuse(found)
+            reach.check_rights(connection, to_create=True)
+        say(f"from {found.revision or 'nothing'} to {found.wanted}; this can take minutes on a large database")
+        with schema.locked(engine) as connection:
+            if schema.inspect(connection).state is State.EMPTY:
+                schema.create(connection)
+            else:
+                migrations.upgrade(connection)
+            schema.refuse(schema.inspect(connection))
     say("done")
 
 

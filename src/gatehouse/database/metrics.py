@@ -15,6 +15,7 @@ from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import text
 
+from gatehouse.upstream import application
 from gatehouse.upstream.stores import check_metric, register_tracking_store
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ def columns(run_id: str, rows: Iterable[Row]) -> dict[str, Any]:
 
 
 def open_store(store_uri: str, artifact_uri: str) -> TrackingStore:
-    """Return the store; MLflow's registry names its arguments so."""
-    return TrackingStore(store_uri, artifact_uri)
+    """Return the store, with the read replica if there is one; MLflow's registry names its arguments so."""
+    return TrackingStore(store_uri, artifact_uri, read_db_uri=application.read_replica())
 
 
 def register() -> None:

@@ -21,6 +21,7 @@ import sqlalchemy
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import NullPool
 
+from gatehouse.database.reach import SchemaError, check_pooler, check_rights, shown, told, wait_for_database
 from gatehouse.exit_codes import Exit
 from gatehouse.upstream import migrations
 
@@ -37,6 +38,8 @@ class State(enum.Enum):
     CURRENT = "current"
     OLDER = "older"
     UNKNOWN = "unknown"
+    #: Another program keeps its revisions in the table of that name.
+    FOREIGN = "foreign"
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,6 @@ class Schema:
     state: State
     revision: str | None
     wanted: str
-
-
-class SchemaError(Exception):
-    """The database can't be used as it is; ``code`` is the process's exit code."""
-
-    def __init__(self, message: str, code: Exit) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def make_engine(uri: str) -> Engine:
@@ -96,7 +91,13 @@ def inspect(connection: Connection) -> Schema:
     if revisions == [wanted]:
         return Schema(State.CURRENT, wanted, wanted)
     known = {script.revision for script in migrations.scripts().walk_revisions()}
-    state = State.OLDER if set(revisions) <= known else State.UNKNOWN
+    state = (
+        State.OLDER
+        if set(revisions) <= known
+        else State.UNKNOWN
+        if {"experiments", "runs"} <= tables
+        else State.FOREIGN
+    )
     return Schema(state, ", ".join(revisions), wanted)
 
 
@@ -135,7 +136,7 @@ def first_comes_first(uri: str) -> Iterator[None]:
     Without that, of several instances that start on an empty database at once, all but one die of an IntegrityError.
     """
     engine = make_engine(uri)
-    with engine.connect() as connection:
+    with told(engine), engine.connect() as connection:
         started_before = connection.execute(sqlalchemy.text("SELECT 1 FROM experiments LIMIT 1")).first()
     if started_before:
         yield
@@ -162,6 +163,14 @@ def refuse(schema: Schema) -> None:
             f"({schema.wanted}); nothing was changed\n    fix: {TAKE_A_BACKUP}",
             Exit.SCHEMA_OLDER,
         )
+    if schema.state is State.FOREIGN:
+        raise SchemaError(
+            f"another program's tables are in this schema of the database, and its revision ({schema.revision}) is where MLflow "
+            "would keep its own (alembic_version); nothing was changed\n"
+            "    fix: give MLflow a schema of its own: CREATE SCHEMA mlflow AUTHORIZATION …, and add ?options=-csearch_path%3Dmlflow to "
+            "BACKEND_STORE_URI; or a database of its own",
+            Exit.SCHEMA_UNKNOWN,
+        )
     if schema.state is State.UNKNOWN:
         raise SchemaError(
             f"the database's schema ({schema.revision}) isn't known to MLflow {VERSION}: a newer release made it; "
@@ -170,50 +179,55 @@ def refuse(schema: Schema) -> None:
         )
 
 
-def wait_for_database(engine: Engine, limit_s: float, say: Callable[[str], None]) -> None:
-    """Wait until the database answers, saying so every few seconds.
-
-    Raises:
-        SchemaError: UNAVAILABLE if it doesn't within the limit, or refuses for a reason that waiting doesn't mend.
-    """
-    address = engine.url.render_as_string(hide_password=True)
-    started = time.monotonic()
-    pause = 0.2
-    while True:
-        try:
-            with engine.connect():
-                return
-        except sqlalchemy.exc.OperationalError as error:
-            reason = str(error.orig).strip()
-        passed = time.monotonic() - started
-        final = any(words in reason for words in ("authentication failed", "does not exist", "no pg_hba.conf entry"))
-        if final or passed + pause > limit_s:
-            raise SchemaError(
-                f"the database {address} can't be used: {reason}\n"
-                "    fix: check BACKEND_STORE_URI, that the database runs, and that this machine may reach it",
-                Exit.UNAVAILABLE,
-            ) from None
-        say(f"waiting for the database {address} ({passed:.0f} s of {limit_s:.0f} s): {reason.splitlines()[0]}")
-        time.sleep(pause)
-        pause = min(pause * 2, 3.0)
-
-
-def ensure(uri: str, limit_s: float, say: Callable[[str], None]) -> None:
+def ensure(uri: str, limit_s: float, say: Callable[[str], None], connections: int = 0) -> None:
     """Make sure that the database has the installed MLflow's schema, creating it on an empty one.
 
+    Args:
+        connections: how many must be open at once, where a pooler may allow fewer.
+
     Raises:
-        SchemaError: if the database can't be reached within ``limit_s`` seconds, or its schema is another one.
+        SchemaError: if the database can't be reached within ``limit_s`` seconds, lacks a right, or its schema is another one.
     """
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(CONNECT_TIMEOUT_S))
     engine = make_engine(uri)
     wait_for_database(engine, limit_s, say)
-    with engine.connect() as connection:
-        schema = inspect(connection)
-    if schema.state is State.EMPTY:
-        say("the database is empty: creating MLflow's schema")
-        with locked(engine) as connection:
-            # Another instance may have been first.
-            if inspect(connection).state is State.EMPTY:
-                create(connection)
+    with told(engine):
+        with engine.connect() as connection:
             schema = inspect(connection)
+            refuse(schema)
+            check_rights(connection, to_create=schema.state is State.EMPTY)
+        check_pooler(engine, connections)
+        if schema.state is State.EMPTY:
+            say("the database is empty: creating MLflow's schema")
+            with locked(engine) as connection:
+                # Another instance may have been first.
+                if inspect(connection).state is State.EMPTY:
+                    create(connection)
+                schema = inspect(connection)
     refuse(schema)
+
+
+def ensure_replica(uri: str, setting: str, limit_s: float, say: Callable[[str], None]) -> None:
+    """Wait until the database's replica answers and has the schema that the database has.
+
+    Args:
+        setting: the one that names it.
+
+    Raises:
+        SchemaError: UNAVAILABLE if it can't be reached, or doesn't follow within ``limit_s`` seconds.
+    """
+    engine = make_engine(uri)
+    deadline = time.monotonic() + limit_s
+    wait_for_database(engine, limit_s, say, setting)
+    while True:
+        with told(engine), engine.connect() as connection:
+            found = inspect(connection)
+        if found.state is State.CURRENT:
+            return
+        if time.monotonic() > deadline:
+            raise SchemaError(
+                f"the replica {shown(engine)} has the schema {found.revision or '(none)'}, and the database {found.wanted}\n"
+                f"    fix: check {setting}, and that it follows the database (pg_stat_replication)",
+                Exit.UNAVAILABLE,
+            )
+        time.sleep(0.2)

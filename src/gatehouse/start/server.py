@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatehouse.database import schema
-from gatehouse.database.schema import SchemaError
+from gatehouse.database.reach import SchemaError
 from gatehouse.exit_codes import Exit
 from gatehouse.policy.reader import PolicyError
 from gatehouse.start import jobs, mlflow_app
 from gatehouse.start.prepare import SOCKET_NAME, write_private
-from gatehouse.start.settings import Settings, SettingsError, load
+from gatehouse.start.settings import REPLICA, Settings, SettingsError, connections_needed, load
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -189,7 +189,10 @@ def serve(settings: Settings, run_directory: Path, ready: int) -> int:
     google_credentials(settings, run_directory)
     mlflow_app.configure(settings)
     jobs_on = jobs.configure(run_directory)
-    schema.ensure(settings.backend_store_uri, settings.startup_timeout * DATABASE_SHARE, say)
+    limit_s = settings.startup_timeout * DATABASE_SHARE
+    schema.ensure(settings.backend_store_uri, limit_s, say, connections_needed(settings.workers))
+    if settings.read_replica:
+        schema.ensure_replica(settings.read_replica, REPLICA, limit_s, say)
     from gatehouse.start import application
 
     app = application.build(settings, run_directory, os.environ)

@@ -15,9 +15,10 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 DATABASE_SCHEMES = ("postgresql", "postgresql+psycopg2", "postgres", "sqlite")
@@ -131,6 +132,57 @@ def _split(value: str, example: str) -> SplitResult:
         raise Invalid("isn't a URL", example) from None
 
 
+#: What libpq takes in a URL (its documentation, "Parameter Key Words"); None: any value.
+LIBPQ_PARAMETERS: Mapping[str, str | None] = {
+    "host": None, "hostaddr": None, "port": None, "dbname": None, "user": None, "password": None, "passfile": None,
+    "client_encoding": None, "options": None, "application_name": None, "fallback_application_name": None, "sslcert": None,
+    "sslkey": None, "sslpassword": None, "sslrootcert": None, "sslcrl": None, "sslcrldir": None, "requirepeer": None,
+    "krbsrvname": None, "gsslib": None, "service": None, "require_auth": None,
+    "connect_timeout": "[0-9]+", "keepalives_idle": "[0-9]+", "keepalives_interval": "[0-9]+", "keepalives_count": "[0-9]+",
+    "tcp_user_timeout": "[0-9]+", "keepalives": "[01]", "sslcompression": "[01]", "sslsni": "[01]", "gssdelegation": "[01]",
+    "ssl_min_protocol_version": r"TLSv1(?:\.[123])?", "ssl_max_protocol_version": r"TLSv1(?:\.[123])?",
+    "sslmode": "disable|allow|prefer|require|verify-ca|verify-full",
+    "channel_binding": "disable|prefer|require",
+    "gssencmode": "disable|prefer|require",
+    "sslcertmode": "disable|allow|require",
+    "sslnegotiation": "postgres|direct",
+    "target_session_attrs": "any|read-write|read-only|primary|standby|prefer-standby",
+    "load_balance_hosts": "disable|random",
+}  # fmt: skip
+#: Parameters of other programs, and what to write instead.
+FOREIGN_PARAMETERS: Mapping[str, str] = {
+    "pgbouncer": "remove it, it is Prisma's",
+    "connection_limit": "remove it, it is Prisma's; MLFLOW_SQLALCHEMYSTORE_POOL_SIZE is the setting",
+    "pool_timeout": "remove it, it is Prisma's",
+    "schema": "options=-csearch_path%3DSCHEMA",
+    "currentSchema": "options=-csearch_path%3DSCHEMA",
+    "search_path": "options=-csearch_path%3DSCHEMA",
+    "ssl": "sslmode=require, or sslmode=verify-full with sslrootcert=/FILE",
+    "charset": "client_encoding=utf8",
+    "statement_timeout": "remove it; DATABASE_TIMEOUT is the setting",
+}
+
+
+def check_parameters(query: str) -> None:
+    """Check a database URL's parameters: libpq refuses those of other programs, or waits for ever with a misspelt one.
+
+    Raises:
+        Invalid: with all that are wrong. Values may be secret, and are shown where libpq has a list of them alone.
+    """
+    wrong, fixes = [], []
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in LIBPQ_PARAMETERS:
+            wrong.append(f"{name}=, which libpq doesn't know")
+            near = get_close_matches(name, LIBPQ_PARAMETERS, 1)
+            fixes.append(f"instead of {name}: " + FOREIGN_PARAMETERS.get(name, near[0] + "=…" if near else "nothing"))
+        elif (allowed := LIBPQ_PARAMETERS[name]) and not re.fullmatch(allowed, value):
+            wrong.append(f"{name}={value[:40]!r}")
+            near = get_close_matches(value, allowed.split("|"), 1) if "|" in allowed else []
+            fixes.append(f"{name}={near[0]}" if near else f"{name} takes {allowed}")
+    if wrong:
+        raise Invalid(f"has {', and '.join(wrong)}", "; ".join(fixes))
+
+
 def parse_database(value: str) -> str:
     """Return the SQLAlchemy URL of the tracking database, with the driver that is installed."""
     example = (
@@ -156,6 +208,7 @@ def parse_database(value: str) -> str:
             "has a port that isn't a number, most likely because the password has '/', '#', '?' or '@' in it",
             "percent-encode the password: python3 -c 'import urllib.parse; print(urllib.parse.quote(input(), safe=\"\"))'",
         ) from None
+    check_parameters(url.query)
     socket_folder = re.search(r"(?:^|&)host=([^&]*)", url.query)
     if socket_folder and unquote(socket_folder[1]).startswith("/"):
         path = unquote(socket_folder[1]) + "/.s.PGSQL.5432"
@@ -512,6 +565,13 @@ def parse_replica(environment: Mapping[str, str], primary: str | None) -> tuple[
     if replica == primary:
         return None, [Problem(REPLICA, "is BACKEND_STORE_URI itself", "unset it, or name the replica")]
     return replica, []
+
+
+def connections_needed(workers: int) -> int:
+    """Return how many database connections the workers use at once: each of a worker's threads one, and one a second."""
+    from gatehouse.pipeline.dispatch import LEAST_QUICK_THREADS, QUICK_THREADS
+
+    return workers * (max(LEAST_QUICK_THREADS, QUICK_THREADS // workers) + 1)
 
 
 def check_pool(environment: Mapping[str, str]) -> list[Problem]:

@@ -59,3 +59,8 @@ def load_flask() -> Any:
     from mlflow.server import app
 
     return app
+
+
+def read_replica() -> str | None:
+    """Return the URL of the database's replica, as ``environment`` has it."""
+    return os.environ.get("_MLFLOW_SERVER_READ_REPLICA_BACKEND_STORE")
