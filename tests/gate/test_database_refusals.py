@@ -31,10 +31,14 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
     def ask(uri: str) -> dict[str, tuple[int, str]]:
         said: dict[str, tuple[int, str]] = {}
         monkeypatch.setenv("BACKEND_STORE_URI", uri)
-        for name, command in (
-            ("start", lambda: schema.ensure(migrate.database_uri(), 1, lambda _: None)),
-            ("migrate", lambda: migrate.migrate(migrate.database_uri(), False, 1)),
-        ):
+
+        def start() -> None:
+            schema.ensure(migrate.database_uri(), 1, lambda _: None)
+
+        def upgrade() -> None:
+            migrate.migrate(migrate.database_uri(), False, 1)
+
+        for name, command in (("start", start), ("migrate", upgrade)):
             try:
                 command()
                 said[name] = (Exit.OK, "")
