@@ -89,7 +89,9 @@ class Machine:
             "GIT_PYTHON_REFRESH": "quiet",
         } | self.environment
 
-    def start(self, *command: str, env: Mapping[str, str] | None = None, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *command: str, env: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL, **environment: str
+    ) -> subprocess.Popen[str]:
         """Start a command; an empty value takes a variable away."""
         given = {**self.environment, **(env or {}), **environment}
         merged = {name: value for name, value in given.items() if value}
@@ -97,7 +99,7 @@ class Machine:
             command,
             env=merged,
             cwd=self.home,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -108,7 +110,7 @@ class Machine:
         self, *command: str, expect: int = 0, env: Mapping[str, str] | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, and check its exit code."""
-        process = self.start(*command, env=env, **environment)
+        process = self.start(*command, env={**(env or {}), **environment})
         try:
             output, errors = process.communicate(timeout=max(120.0, RUN + 60))
         except subprocess.TimeoutExpired:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -16,8 +19,12 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from mlflow_gatehouse import store
+from mlflow_gatehouse.errors import ConfigurationError
 from mlflow_gatehouse.identity import claims_of
 from tests.client.conftest import PATIENCE, Machine, login, read_until
+from tests.client.googleapis import Google
+from tests.client.impostor import Impostor, standing_in
 from tests.client.openid import HOURLY_CLIENT_ID, LOGIN_CLIENT_ID, OpenIdProvider, sign_in
 from tests.support import missing, wait_for
 
@@ -119,6 +126,83 @@ def test_logout_forgets_here_and_at_the_provider(machine: Machine, openid: OpenI
     answer = requests.post(f"{openid.issuer}/token", data=form, timeout=10)
     assert answer.json()["error"] == "invalid_grant"
     assert "Nobody was signed in" in machine.gatehouse("logout").stderr
+
+
+def altered(machine: Machine, **values: object) -> Path:
+    """Change what is kept of the sign-in; return its file."""
+    kept = next((machine.home / ".config" / "gatehouse").glob("*.json"))
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | values))
+    return kept
+
+
+@pytest.mark.parametrize("provider", ["out of order", "gone"])
+def test_logout_tells_of_a_revocation_that_failed(machine: Machine, provider: str) -> None:
+    login(machine)
+    broken = Impostor(503, '{"error": "temporarily_unavailable"}', Content_Type="application/json")
+    with standing_in(broken) if provider == "out of order" else contextlib.nullcontext():
+        url = broken.url if provider == "out of order" else "http://127.0.0.1:9"
+        kept = altered(machine, revocation_endpoint=f"{url}/revoke")
+        said = machine.gatehouse("logout", expect=69).stderr
+    assert "forgotten here" in said
+    assert ("HTTP 503" if provider == "out of order" else "no answer") in said
+    assert "end the session on your account's page" in said
+    assert not kept.exists()
+
+
+def test_logout_says_where_the_provider_has_no_revocation(machine: Machine) -> None:
+    login(machine)
+    altered(machine, revocation_endpoint=None)
+    said = machine.gatehouse("logout").stderr
+    assert "Signed out" in said
+    assert "has no way to revoke a sign-in" in said
+
+
+def test_a_sign_in_goes_before_the_machines_own_identity(machine: Machine, google: Google) -> None:
+    login(machine)
+    environment = {"NO_GCE_CHECK": "", **google.as_metadata}
+    assert "alice@example.com" in machine.gatehouse("whoami", env=environment).stdout
+    assert google.count("/identity") == 0
+    explained = machine.gatehouse("token", "--explain", env=environment).stdout
+    assert "not asked: login came first" in explained
+
+
+def test_a_sign_in_that_ended_is_no_reason_to_come_as_the_machine(
+    machine: Machine, google: Google, openid: OpenIdProvider
+) -> None:
+    login(machine)
+    altered(machine, id_token=openid.sign(life=-60, aud=LOGIN_CLIENT_ID), refresh_token="revoked")
+    shown = machine.gatehouse("token", expect=67, NO_GCE_CHECK="", env=google.as_metadata)
+    assert "sign in anew: mlflow-gatehouse login" in shown.stderr
+    assert google.count("/identity") == 0
+
+
+def test_a_folder_that_cannot_be_used_is_an_error_with_a_text(machine: Machine) -> None:
+    shown = machine.gatehouse("login", "--device", expect=78, GATEHOUSE_CONFIG="/dev/null/gatehouse").stderr
+    assert "can't be kept in /dev/null/gatehouse" in shown
+    assert "export GATEHOUSE_CONFIG=" in shown
+    assert "Nobody was signed in" in machine.gatehouse("logout", GATEHOUSE_CONFIG="/dev/null/gatehouse").stderr
+
+
+def test_a_store_that_stays_locked_on_windows_is_an_error_with_a_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows' own lock gives up after ten seconds with this very error; there is no Windows here to show it."""
+    tried: list[int] = []
+
+    def locking(_handle: int, _mode: int, _bytes: int) -> None:
+        tried.append(1)
+        raise OSError(errno.EDEADLK, "Resource deadlock avoided")
+
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_LOCK=1, locking=locking))
+    monkeypatch.setattr(store, "WINDOWS", True)
+    monkeypatch.setenv("GATEHOUSE_CONFIG", str(tmp_path))
+    with (
+        pytest.raises(ConfigurationError, match="is locked by another process") as told,
+        store.locked("https://a.example.com"),
+    ):
+        pass
+    assert "end the other" in told.value.fix
+    assert len(tried) == 3
 
 
 def test_a_sign_in_that_was_revoked_says_what_to_run(machine: Machine, openid: OpenIdProvider) -> None:

@@ -14,6 +14,7 @@ module             what it holds
 ``server``         the tracking server's origin, and what it says of itself
 ``refusals``       what an answer that isn't MLflow's means, in words
 ``oidc``, ``store``  sign-in at an OpenID provider; where its result is kept
+``pins``           which client each server named first, so that none can take another's tokens
 ``doctor``         ``mlflow-gatehouse doctor``
 ``cli``, ``commands``  the command ``mlflow-gatehouse``: ``login``, ``logout``, ``whoami`` and ``token``
 =================  ==============================================================================

@@ -21,7 +21,7 @@ from mlflow_gatehouse.commands.whoami import seen_as
 from mlflow_gatehouse.errors import ClientError, ConfigurationError, Intercepted, Refused, Unreachable
 from mlflow_gatehouse.keeper import keeper_of
 from mlflow_gatehouse.refusals import SKEW, skew_of
-from mlflow_gatehouse.server import TIMEOUT, WELL_KNOWN, discover
+from mlflow_gatehouse.server import TIMEOUT, WELL_KNOWN, discover, require_verified_tls
 
 OLDEST_MLFLOW = (2, 9)
 CONTENT = b"gatehouse doctor\n"
@@ -59,11 +59,7 @@ def _check(link: str, check: Callable[[], str]) -> str:
 
 def _settings(server: str | None) -> str:
     origin = chosen_origin(server)
-    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in {"true", "1"}:
-        raise ConfigurationError(
-            "MLFLOW_TRACKING_INSECURE_TLS is set: the token would go to whoever answers",
-            "unset it; for a private authority export REQUESTS_CA_BUNDLE=/path/to/ca.pem",
-        )
+    require_verified_tls()
     return origin
 
 

@@ -182,6 +182,13 @@ class _CallbackServer(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Callback)
 
 
+def _proof_key() -> tuple[str, dict[str, str]]:
+    """Return a verifier and the challenge made of it (RFC 7636): who has seen the code alone can't have the tokens."""
+    verifier = secrets.token_urlsafe(48)
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    return verifier, {"code_challenge": challenge, "code_challenge_method": "S256"}
+
+
 def sign_in_by_browser(
     provider: Provider,
     client: Client,
@@ -203,8 +210,8 @@ def sign_in_by_browser(
     Raises:
         SignInFailed: refused, or nobody came back in time.
     """
-    verifier, state, nonce = (secrets.token_urlsafe(48) for _ in range(3))
-    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    verifier, challenge = _proof_key()
+    state, nonce = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
     token_endpoint = provider.require("token_endpoint")
     authorization_endpoint = provider.require("authorization_endpoint")
     try:
@@ -220,8 +227,7 @@ def sign_in_by_browser(
             "scope": provider.scope(scope),
             "state": state,
             "nonce": nonce,
-            "code_challenge": challenge,
-            "code_challenge_method": "S256",
+            **challenge,
         }
         if provider.issuer == GOOGLE:
             query |= {"access_type": "offline", "prompt": "consent"}  # how Google grants a refresh token
@@ -284,7 +290,8 @@ def sign_in_by_device(
             "sign in on a machine with a browser, without --device",
         )
     token_endpoint = provider.require("token_endpoint")
-    status, begun = _call("POST", endpoint, data=client.credentials() | {"scope": provider.scope(scope)})
+    verifier, challenge = _proof_key()  # Keycloak refuses a client without, where it is asked for
+    status, begun = _call("POST", endpoint, data=client.credentials() | {"scope": provider.scope(scope)} | challenge)
     try:
         device_code, user_code = str(begun["device_code"]), str(begun["user_code"])
         address = str(begun.get("verification_uri") or begun["verification_url"])  # Google spells it so
@@ -293,7 +300,7 @@ def sign_in_by_device(
     except (KeyError, TypeError, ValueError):
         raise SignInFailed(
             f"{provider.issuer} refused a device code (HTTP {status}): {_said(begun)}",
-            f"let the client {client.id} use the device code grant",
+            f"if that doesn't say what to mend: let the client {client.id} use the device code grant",
         ) from None
     complete = begun.get("verification_uri_complete")
     show(address, user_code, str(complete) if complete else None)
@@ -302,7 +309,8 @@ def sign_in_by_device(
         status, tokens = _call(
             "POST",
             token_endpoint,
-            data=client.credentials() | {"grant_type": DEVICE_GRANT, "device_code": device_code},
+            data=client.credentials()
+            | {"grant_type": DEVICE_GRANT, "device_code": device_code, "code_verifier": verifier},
         )
         error = tokens.get("error")
         if error == "slow_down":
@@ -401,19 +409,32 @@ def living_token(origin: str, refused: str | None = None) -> str:
         return str(tokens["id_token"])
 
 
-def forget(origin: str) -> bool:
-    """Forget the sign-in for a server, and revoke it at the provider (RFC 7009) if that can be done."""
+def forget(origin: str) -> tuple[bool, str]:
+    """Forget the sign-in for a server, and revoke it at the provider (RFC 7009); return if there was one, and what is left of it.
+
+    Raises:
+        Unreachable: it is forgotten here, and the provider hasn't revoked it.
+    """
+    if not store.exists(origin):
+        return False, ""
     with store.locked(origin):
-        record = store.load(origin)
-        found = store.delete(origin)
-    if record and record.get("revocation_endpoint") and record.get("refresh_token"):
-        client = Client(record["client_id"], record.get("client_secret"))
         try:
-            _call(
-                "POST",
-                record["revocation_endpoint"],
-                data=client.credentials() | {"token": record["refresh_token"], "token_type_hint": "refresh_token"},
-            )
-        except Unreachable:
-            return found
-    return found
+            record = store.load(origin) or {}
+        except ConfigurationError:
+            record = {}  # damaged, or read by others: it goes all the same
+        found = store.delete(origin)
+    if not record.get("refresh_token"):
+        return found, ""
+    issuer = record["issuer"]
+    fix = f"end the session on your account's page at {issuer}, or ask who runs it to"
+    if not record.get("revocation_endpoint"):
+        return found, f"{issuer} has no way to revoke a sign-in: there it ends by itself, or {fix}."
+    client = Client(record["client_id"], record.get("client_secret"))
+    form = client.credentials() | {"token": record["refresh_token"], "token_type_hint": "refresh_token"}
+    try:
+        status, said = _call("POST", record["revocation_endpoint"], data=form)
+    except Unreachable as error:
+        raise Unreachable(f"forgotten here, and not revoked: {error.problem}", fix) from None
+    if status != 200:
+        raise Unreachable(f"forgotten here, and {issuer} didn't revoke it (HTTP {status}): {_said(said)}", fix)
+    return found, ""

@@ -20,6 +20,9 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from mlflow_gatehouse.errors import ConfigurationError, Unreachable
 
+#: Of the provider's scopes, those that a server may choose among. Others can stand for somebody else's audience: Dex's
+#: ``audience:server:client_id:…``, an optional scope of Keycloak's.
+SCOPES = frozenset({"openid", "email", "profile", "groups", "offline_access"})
 WELL_KNOWN = "/.well-known/gatehouse"
 TIMEOUT = (5, 20)  # seconds to connect, to answer: a container that starts from zero takes a while
 
@@ -59,12 +62,26 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def require_verified_tls() -> None:
+    """Refuse the setting with which MLflow takes any certificate.
+
+    Raises:
+        ConfigurationError: it is set.
+    """
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").strip().lower() in {"true", "1"}:  # as MLflow reads it
+        raise ConfigurationError(
+            "MLFLOW_TRACKING_INSECURE_TLS is set: the token would go to whoever answers",
+            "unset it; for a private authority export REQUESTS_CA_BUNDLE=/path/to/ca.pem",
+        )
+
+
 def require_private(url: str) -> None:
     """Refuse an address to which a token would travel readable by others.
 
     Raises:
-        ConfigurationError: plain http to another machine, or to this one by way of a proxy.
+        ConfigurationError: plain http to another machine, or to this one by way of a proxy; or nobody would look who answers.
     """
+    require_verified_tls()
     if urlsplit(url).scheme == "https":
         return
     if not is_loopback(url):
@@ -103,8 +120,12 @@ class Server:
 
     @property
     def scope(self) -> str:
-        """What to ask the provider for; ``offline_access`` is what makes it give a refresh token."""
-        return self._text("scope") or "openid email profile offline_access"
+        """What to ask the provider for; ``offline_access`` is what makes it give a refresh token.
+
+        The server may name fewer or more of the harmless ones alone: a scope can stand for an audience.
+        """
+        named = [scope for scope in (self._text("scope") or "").split() if scope in SCOPES]
+        return " ".join(named) if "openid" in named else "openid email profile offline_access"
 
     @property
     def audiences(self) -> frozenset[str]:

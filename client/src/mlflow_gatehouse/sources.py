@@ -1,6 +1,6 @@
 """Where an identity token can come from, in the order in which the places are asked.
 
-What a person sets by hand goes before what happens to be around. A source says :class:`NotHere` when it
+What a person sets by hand goes before what happens to be around: a token, then a sign-in to this very server. A source says :class:`NotHere` when it
 isn't configured, and the next one is asked; :func:`first_token` keeps the reasons for
 ``mlflow-gatehouse token --explain``. google-auth does the talking to Google.
 """
@@ -310,13 +310,13 @@ def from_login(server: Server, refused: str | None) -> str:
 
 SOURCES: tuple[Source, ...] = (
     Source("environment", "MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_TOKEN_FILE", from_environment),
+    Source("login", "mlflow-gatehouse login", from_login),
     Source("federation", "workload identity federation", from_federation),
     Source("metadata", "the metadata server", from_metadata),
     Source("key", "a service account's key", from_key),
     Source("impersonation", "an impersonated service account", from_impersonation),
     Source("user", "application default credentials of a person", from_user),
     Source("gcloud", "gcloud's active account", from_gcloud),
-    Source("login", "mlflow-gatehouse login", from_login),
 )
 
 #: Every variable that decides which source is used: when one changes, the choice is made anew.
@@ -423,7 +423,7 @@ def first_token(
     """Ask each source in turn; return the first token that will do, its source, and what came of all asked.
 
     Raises:
-        ConfigurationError: something set by hand is wrong; nothing else is tried in its place.
+        ClientError: what was set by hand can't be used, or the sign-in has ended; nothing else is tried in its place.
         NoIdentity: no source has one; the message lists each with its reason.
     """
     tried: list[Tried] = []
@@ -435,6 +435,8 @@ def first_token(
         except ConfigurationError:
             raise
         except ClientError as error:
+            if source.name == "login":
+                raise  # a person signed in to be that person: not to go on as the machine, without a word
             tried.append(Tried(source, error.problem, error.fix))
         else:
             tried.append(Tried(source, "used"))

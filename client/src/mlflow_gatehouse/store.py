@@ -8,6 +8,7 @@ processes share one renewal.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -20,13 +21,14 @@ from urllib.parse import quote
 from mlflow_gatehouse.errors import ConfigurationError
 
 KEYRING_SERVICE = "gatehouse"
+WINDOWS = os.name == "nt"
 
 
 def folder() -> Path:
     """The private folder: ``GATEHOUSE_CONFIG``, or ``gatehouse`` where the system keeps such things."""
     if named := os.environ.get("GATEHOUSE_CONFIG"):
         return Path(named)
-    if os.name == "nt":
+    if WINDOWS:
         return Path(os.environ.get("APPDATA", "~")).expanduser() / "gatehouse"
     return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "gatehouse"
 
@@ -53,8 +55,18 @@ def _keyring() -> Any:
 
 def _private_folder() -> Path:
     path = folder()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(error) from None
     return path
+
+
+def _unusable(error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"sign-ins can't be kept in {folder()}: {error.strerror or error}",
+        "export GATEHOUSE_CONFIG=/a/folder/that/you/can/write/to",
+    )
 
 
 def save(origin: str, record: dict[str, Any]) -> str:
@@ -68,7 +80,17 @@ def save(origin: str, record: dict[str, Any]) -> str:
                 _file(origin, ".json").unlink(missing_ok=True)
                 return "the system's keyring"
     path = _file(origin, ".json")
-    handle, temporary = tempfile.mkstemp(dir=_private_folder(), prefix=".new-")  # made with mode 0600
+    _private_folder()
+    try:
+        write_private(path, text)
+    except OSError as error:
+        raise _unusable(error) from None
+    return f"{path} (readable by you alone)"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone can read, in place of the one before: who reads it sees the old or the new, whole."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # made with mode 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -76,7 +98,6 @@ def save(origin: str, record: dict[str, Any]) -> str:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return f"{path} (readable by you alone)"
 
 
 def load(origin: str) -> dict[str, Any] | None:
@@ -108,6 +129,11 @@ def load(origin: str) -> dict[str, Any] | None:
     return record
 
 
+def exists(origin: str) -> bool:
+    """True if there may be a record for a server; makes nothing."""
+    return _file(origin, ".json").exists() or _keyring() is not None
+
+
 def delete(origin: str) -> bool:
     """Forget the record for a server; True if there was one."""
     path = _file(origin, ".json")
@@ -128,16 +154,38 @@ def locked(origin: str) -> Iterator[None]:
     A provider that rotates refresh tokens takes the second use of one for theft, and ends the sign-in.
     """
     _private_folder()
-    handle = os.open(_file(origin, ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        handle = os.open(_file(origin, ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise _unusable(error) from None
+    try:
+        try:
+            _lock(handle)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{_file(origin, '.lock')} is locked by another process, or can't be locked: {error.strerror or error}",
+                "end the other mlflow-gatehouse or training process that renews this sign-in, then try again; on a network "
+                "drive without locks, export GATEHOUSE_CONFIG=/a/local/folder",
+            ) from None
         yield
     finally:
         os.close(handle)  # which also lets go of the lock
+
+
+def _lock(handle: int) -> None:
+    """Wait for the lock: as long as it takes, on Windows for half a minute, after which it is an OSError."""
+    if WINDOWS:
+        import msvcrt
+
+        for attempt in (1, 2, 3):  # ten seconds each: who holds it may wait that long for the provider
+            try:
+                msvcrt.locking(handle, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            except OSError as error:
+                if attempt == 3 or error.errno != errno.EDEADLK:
+                    raise
+            else:
+                return
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX)

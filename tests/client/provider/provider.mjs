@@ -1,5 +1,6 @@
 // A certified OpenID provider with users that sign in by typing their address, for the client's tests.
 // Its configuration is one JSON argument: {issuer, port, jwks, clients: [...], life: {CLIENT_ID: seconds}}.
+import { createHash } from 'node:crypto';
 import Provider from 'oidc-provider';
 
 const settings = JSON.parse(process.argv[2]);
@@ -30,6 +31,32 @@ const provider = new Provider(settings.issuer, {
     Interaction: 300,
     DeviceCode: 120,
   },
+});
+
+// As Keycloak does for a client that must use PKCE: the device code grant too (this library asks it of authorization codes alone).
+const challenges = new Map();
+provider.use(async (context, next) => {
+  if (context.method !== 'POST' || !['/device/auth', '/token'].includes(context.path)) return next();
+  const chunks = [];
+  for await (const chunk of context.req) chunks.push(chunk);
+  context.req.body = Buffer.concat(chunks).toString();
+  const form = new URLSearchParams(context.req.body);
+  const refuse = (error, description) => {
+    context.status = 400;
+    context.body = { error, error_description: description };
+  };
+  if (context.path === '/device/auth') {
+    if (form.get('code_challenge_method') !== 'S256' || !form.get('code_challenge'))
+      return refuse('invalid_request', 'Missing parameter: code_challenge_method');
+    await next();
+    if (context.body?.device_code) challenges.set(context.body.device_code, form.get('code_challenge'));
+    return;
+  }
+  if (form.get('grant_type')?.endsWith(':device_code')) {
+    const made = createHash('sha256').update(form.get('code_verifier') ?? '').digest('base64url');
+    if (made !== challenges.get(form.get('device_code'))) return refuse('invalid_grant', 'PKCE verification failed');
+  }
+  return next();
 });
 
 // One line for each request that was answered: what the tests count.

@@ -52,6 +52,14 @@ def say(*lines: str) -> None:
     print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
+def agreed(question: str) -> bool:
+    """Ask a person; False where nobody can be asked."""
+    if not sys.stdin or not sys.stdin.isatty():
+        return False
+    say(f"{question} [y/N]")
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def run(command: str, action: Callable[[], int]) -> int:
     """Run a command; print a :class:`ClientError` and return its exit code."""
     try:

@@ -7,8 +7,8 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from mlflow_gatehouse import oidc
-from mlflow_gatehouse.commands import chosen_origin, parser, run, say
+from mlflow_gatehouse import oidc, pins, store
+from mlflow_gatehouse.commands import agreed, chosen_origin, parser, run, say
 from mlflow_gatehouse.errors import ConfigurationError
 from mlflow_gatehouse.identity import IdentityToken
 from mlflow_gatehouse.server import discover
@@ -37,6 +37,10 @@ def main(argv: list[str]) -> int:
                 f"{origin} doesn't say at which provider and as which client to sign in",
                 "mlflow-gatehouse login --issuer https://… --client-id …, or set LOGIN_CLIENT_ID at the server",
             )
+        with store.locked(origin):
+            pass  # what can't be kept is said before anybody signs in
+        if not arguments.client_id:
+            _look(origin, issuer, client_id)
         client = oidc.Client(client_id, _secret(arguments.client_secret_file))
         provider = oidc.Provider.discover(issuer)
         say(f"Signing in to {origin} at {issuer} as its client {client_id}.")
@@ -48,6 +52,7 @@ def main(argv: list[str]) -> int:
                 provider, client, scope, show=_open, port=arguments.port, host=arguments.redirect_host
             )
         place = oidc.keep(origin, provider, client, tokens)
+        pins.remember(origin, issuer, client_id)
         token = IdentityToken.parse(str(tokens["id_token"]), "login")
         say(f"Signed in as {token.email or token.claims.get('sub')}; kept in {place}.")
         if not tokens.get("refresh_token"):
@@ -63,6 +68,23 @@ def main(argv: list[str]) -> int:
         return 0
 
     return run("login", action)
+
+
+def _look(origin: str, issuer: str, client_id: str) -> None:
+    """Have a person decide on a client that a server has no business to name, as far as this machine knows.
+
+    Raises:
+        ConfigurationError: declined, or nobody there to ask.
+    """
+    doubt = pins.doubt(origin, issuer, client_id)
+    if doubt is None:
+        return
+    say(f"Look twice: {doubt}.")
+    if not agreed("Does whoever runs it say that this is right? Sign in?"):
+        raise ConfigurationError(
+            f"not signed in: {doubt}",
+            f"if that is right: mlflow-gatehouse login {origin} --issuer {issuer} --client-id {client_id}",
+        )
 
 
 DEVICE = "device_authorization_endpoint"

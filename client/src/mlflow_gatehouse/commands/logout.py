@@ -12,8 +12,10 @@ def main(argv: list[str]) -> int:
 
     def action() -> int:
         origin = chosen_origin(arguments.server)
-        found = oidc.forget(origin)
+        found, left = oidc.forget(origin)
         say(f"Signed out of {origin}." if found else f"Nobody was signed in to {origin}.")
+        if left:
+            say(left)
         return 0
 
     return run("logout", action)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from mlflow_gatehouse import sources
 from mlflow_gatehouse.commands import chosen_origin, parser, run, say
-from mlflow_gatehouse.errors import NoIdentity
+from mlflow_gatehouse.errors import ClientError, ConfigurationError, NoIdentity
 from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.keeper import keeper_of
 from mlflow_gatehouse.server import Server, discover
+from mlflow_gatehouse.store import write_private
 
 
 def main(argv: list[str]) -> int:
@@ -19,9 +22,19 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="show which source is used and why the others aren't, and no token",
     )
+    options.add_argument(
+        "--watch",
+        type=Path,
+        metavar="FILE",
+        help="keep a living token in this file, readable by you alone, until this command is ended",
+    )
     arguments = options.parse_args(argv)
+    if arguments.explain and arguments.watch:
+        options.error("--explain shows no token, and --watch writes one: give one of the two")
 
     def action() -> int:
+        if arguments.watch:
+            return _watch(chosen_origin(arguments.server), arguments.watch)
         server = discover(chosen_origin(arguments.server))
         if arguments.explain:
             return _explain(server)
@@ -30,6 +43,38 @@ def main(argv: list[str]) -> int:
         return 0
 
     return run("token", action)
+
+
+AGAIN = 30.0  # seconds until a renewal that failed is tried again
+LOOK = 3600.0  # seconds after which a token that says nothing of its end is looked at anew
+
+
+def _watch(origin: str, path: Path) -> int:
+    """Keep the file fresh for programs that read one. What goes wrong later is said, and tried again: the old token stays."""
+    keeper = keeper_of(origin)
+    written = ""
+    while True:
+        try:
+            token = keeper.current()
+        except ClientError as error:
+            if not written:
+                raise
+            say(f"mlflow-gatehouse token: {error}")
+            time.sleep(AGAIN)
+            continue
+        if token.value != written:
+            try:
+                write_private(path, token.value)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"--watch: {path} can't be written: {error.strerror or error}", "name a file in a folder of yours"
+                ) from None
+            if not written:
+                say(f"{path} holds a token of {token.email or 'an opaque kind'}, from {token.source}; it stays fresh.")
+            written = token.value
+        left = token.renew_at - time.time()
+        # A renewal that failed while the token lives: the keeper has said so, and keeps a pause.
+        time.sleep(min(left, LOOK) if left > 0 else min(AGAIN, max(token.ends_at - time.time(), 1.0) / 2))
 
 
 def _explain(server: Server) -> int:
