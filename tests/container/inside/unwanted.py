@@ -21,7 +21,8 @@ def unwanted(folder: str, folders: list[str], files: list[str]) -> Iterator[str]
         path = Path(folder, name)
         if path.parent.name in {"bin", "sbin"} and PROGRAMS.fullmatch(name):
             yield str(path)
-        if name.endswith((".deb", ".whl", ".map", ".a")):
+        # One wheel is there to be handed out (test_image.py says which).
+        if name.endswith((".deb", ".whl", ".map", ".a")) and folder != "/app/dist":
             yield str(path)
         if folder.startswith(CACHES) and name not in SHELL_FILES:
             yield str(path)
