@@ -33,7 +33,7 @@ token: .venv/ready ## print an identity token of the local provider (USER=bob, I
 test: .venv/ready ## the whole suite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: .venv/ready ## side by side with the plain set-up (ROUNDS=…, SCENARIOS=…)
+bench: .venv/ready ## side by side with the plain set-up (ROUNDS=…, SCENARIOS=…, QUICK=1)
 	@$(BIN)/python -m bench
 
 check: .venv/ready ## format, lint, types, imports between rooms, shell and Dockerfile lint

@@ -1,4 +1,4 @@
-"""`make bench`: the plain set-up and Gatehouse side by side. ROUNDS=3 (default), SCENARIOS=… (all by default).
+"""`make bench`: the plain set-up and Gatehouse side by side. ROUNDS=3 (default), SCENARIOS=… (all by default), QUICK=1.
 
 Each round starts each set-up in turn on one PostgreSQL with 1,000 runs; figures are medians over the rounds with their
 range, and the ratio of the medians. Writes bench/results/bench.json, bench.md and bench.svg.
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import artifacts, containers, layers, load, report, scale, scenarios
-from bench.setups import SetUp, gatehouse, plain
+from bench import artifacts, containers, data, layers, load, report, scale, scenarios
+from bench.setups import FASTTRACKML, SetUp, fasttrackml, gatehouse, plain
 from gatehouse.start.settings import parse_database
 from local.proxy_binary import ROOT
 from tests.support import Postgres, Provider
@@ -29,6 +29,8 @@ SCENARIOS = {
     "memory": "proportional set size of all processes: idle, and the peak under load",
     "latency": "p50 and p99 at one connection",
     "throughput": "requests per second at 8 and 32 connections",
+    "reads": "what people wait for, and what a training script sends, at 1 and 8 connections, beside FastTrackML",
+    "large": "runs/search by a metric among 20,000 runs with 8 million values of metrics",
     "sdk": "an SDK loop of 100 metrics",
     "artifacts": "an artifact of 256 MiB up and down: speed, and memory with temporary files",
     "proxy": "through the proxy against straight to MLflow's socket",
@@ -36,7 +38,11 @@ SCENARIOS = {
     "layers": "with Gatehouse's layers against without them",
 }
 REFERENCES = ("plain", "plain, best")
+#: The scenarios that it has a part in.
+PEER, OF_PEER = FASTTRACKML, frozenset({"cold", "memory", "reads", "large"})
 SUBJECTS = ("gatehouse", "gatehouse, 1 worker")
+#: What QUICK=1 leaves of it.
+QUICK_SETUPS, QUICK_SCENARIOS = frozenset({"plain, best", PEER, "gatehouse"}), "cold,reads"
 
 
 def problems(chosen: set[str]) -> list[tuple[int, str]]:
@@ -63,17 +69,29 @@ def compare(rounds: int, chosen: set[str], console: Console) -> report.Figures:
 
     try:
         database = postgres.create("bench")
-        calls = load.seed(parse_database(database))
+        large_runs = data.LARGE_RUNS if "large" in chosen else 0
+        console.print("filling the databases ...")
+        calls = load.seed(parse_database(database), large_runs)
+        peers = seed_peer(postgres, folder, provider, large_runs) if chosen & OF_PEER else None
         setups = [
             plain("plain", "", database, folder, provider),
             plain("plain, best", "--workers 1", database, folder, provider, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
             gatehouse("gatehouse", None, database, folder, provider),
             gatehouse("gatehouse, 1 worker", 1, database, folder, provider),
         ]
+        if load.QUICK:
+            setups = [setup for setup in setups if setup.name in QUICK_SETUPS]
         if "container" in chosen:
             console.print("building the images ...")
             containers.build()
         for number in range(rounds):
+            if peers is not None:
+                console.print(f"round {number + 1} of {rounds}: {PEER} ...")
+                setup, its_calls = peers
+                for figure, value in scenarios.measure(
+                    setup, its_calls, provider.token(), chosen & (OF_PEER - {"memory"}), folder / "peer.log"
+                ):
+                    note(setup, figure, value)
             for setup in setups:
                 console.print(f"round {number + 1} of {rounds}: {setup.name} ...")
                 log = folder / f"{setup.port}.log"
@@ -97,19 +115,30 @@ def compare(rounds: int, chosen: set[str], console: Console) -> report.Figures:
     return figures
 
 
+def seed_peer(postgres: Postgres, folder: Path, provider: Provider, large_runs: int) -> tuple[SetUp, load.Requests]:
+    """Return FastTrackML, and the calls on its database, which has the same runs."""
+    database = postgres.create("fasttrackml")
+    setup = fasttrackml(database, folder)
+    setup.start(folder / "peer.log", provider.token())  # makes its schema
+    setup.stop()
+    return setup, load.Requests(data.seed(database, data.FASTTRACKML, large_runs))
+
+
 def main() -> int:
     """Run the benchmark."""
-    rounds = int(os.environ.get("ROUNDS") or 3)
-    chosen = set((os.environ.get("SCENARIOS") or ",".join(SCENARIOS)).split(","))
+    rounds = int(os.environ.get("ROUNDS") or (1 if load.QUICK else 3))
+    chosen = set((os.environ.get("SCENARIOS") or (QUICK_SCENARIOS if load.QUICK else ",".join(SCENARIOS))).split(","))
     if found := problems(chosen):
         for _, message in found:
             print(f"make bench: error: {message}", file=sys.stderr)
         return found[0][0]
     if chosen - {"layers", "scale"}:
         figures = compare(rounds, chosen, Console(stderr=True))
-        report.markdown(figures, REFERENCES, SUBJECTS, RESULTS / "bench.md")
-        report.chart(figures, REFERENCES, SUBJECTS[0], RESULTS / "bench.svg")
-        report.show(figures, REFERENCES, SUBJECTS, Console(width=200))
+        references = tuple(name for name in (*REFERENCES, PEER) if name in figures)
+        subjects = tuple(name for name in SUBJECTS if name in figures)
+        report.markdown(figures, references, subjects, RESULTS / "bench.md")
+        report.chart(figures, references, subjects[0], RESULTS / "bench.svg")
+        report.show(figures, references, subjects, Console(width=200))
     if "scale" in chosen:
         scale.main(["--rounds", str(rounds)])
     return layers.main(["--rounds", str(3 * rounds)]) if "layers" in chosen else 0

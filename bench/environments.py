@@ -39,6 +39,7 @@ def install(lock: str) -> Path:
     done = folder / "complete"
     if not done.exists():
         run(UV, "venv", "--quiet", "--clear", "--python", sys.executable, folder)
+        # A lock is complete: what a package asks for besides isn't wanted.
         run(UV, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", "--python", python, file)
         done.touch()
     return folder / "bin"

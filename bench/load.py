@@ -6,39 +6,36 @@ import base64
 import csv
 import itertools
 import json
+import os
 import statistics
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from bench import data
 from bench.setups import SetUp
+from gatehouse.database import schema
 from local.proxy_binary import ROOT
 
-SECONDS = 2
-RUNS = 1000
-#: Runs that log batches at once.
-TRAINING_RUNS = 8
+#: The whole benchmark in less than 5 minutes: one round, the essential set-ups and scenarios, shorter loads.
+QUICK = os.environ.get("QUICK") == "1"
+#: How long each call is loaded, in seconds.
+SECONDS = 1 if QUICK else 2
 #: More batches a second than any set-up takes.
 MOST_BATCHES_PER_S = 1000
-GET, BATCH = "runs/get", "log-batch (20 metrics)"
+GET, BATCH, SEARCH = "runs/get", "log-batch (20 metrics)", "runs/search (1,000)"
 #: What a training loop calls most.
 BUSY = (GET, BATCH)
-SEED = """
-import sys, warnings
-warnings.simplefilter("ignore")
-from mlflow.entities import Metric, Param
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-store = SqlAlchemyStore(sys.argv[1], "mlflow-artifacts:/")
-experiment = store.create_experiment("seeded")
-print(experiment)
-for number in range(int(sys.argv[2])):
-    run = store.create_run(experiment, "bench", number, [], f"run {number}").info.run_id
-    store.log_batch(run, [Metric("loss", 1 / (i + 1), i, i) for i in range(1000 if number == 0 else 2)], [], [])
-    store.log_batch(run, [], [Param("p", str(number))], [])
-    print(run)
-"""
+#: The calls of the scenarios "latency" and "throughput".
+FEW = ("/version", GET, BATCH, "metric history (1,000)", SEARCH, "the UI's page")
+#: Those of the scenario "reads": what people wait for, and what a training script sends.
+READS = (
+    GET, "metric history (1,000)", "histories of 10 runs (320 points)", "runs/search (100)", SEARCH,
+    "runs/search (filter, order, 50)", "experiments/search (20)", "create run", BATCH, "log-batch (10 params)",
+    "log-batch (100 params)", "set-tag (10)",
+)  # fmt: skip
+LARGE = ("runs/search (20,000 runs, by metric, 100)", "runs/search (20,000 runs, by metric, 5,000th)")
 
 
 def vegeta() -> Path:
@@ -51,32 +48,73 @@ def vegeta() -> Path:
     return binary
 
 
-def seed(database: str) -> Requests:
-    """Fill a database with 1,000 runs, by MLflow's own store; return the calls on them."""
-    command = [sys.executable, "-c", SEED, database, str(RUNS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    experiment, *runs = done.stdout.split()[-RUNS - 1 :]
-    return Requests(experiment, runs[0], runs[1 : TRAINING_RUNS + 1])
+def seed(database: str, large_runs: int = 0) -> Requests:
+    """Fill a database with 1,000 runs; return the calls on them. ``database`` is a URL of SQLAlchemy's."""
+    schema.ensure(database, 60, lambda _: None)
+    engine = schema.make_engine(database)
+    with schema.exclusive(engine) as connection:
+        # As MLflow does when it is first started.
+        default = "INSERT INTO experiments VALUES (0, 'Default', 'mlflow-artifacts:/0', 'active', 0, 0) ON CONFLICT DO NOTHING"
+        connection.exec_driver_sql(default)
+        connection.commit()
+    return Requests(data.seed(database.replace("postgresql+psycopg2:", "postgresql:"), data.MLFLOW, large_runs))
 
 
 class Requests:
     """The calls that are measured: on a run with a history, on all, and new values of the metrics of some in training."""
 
-    def __init__(self, experiment: str, run: str, training: list[str]) -> None:
-        history = f"/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss"
-        search = {"experiment_ids": [experiment], "max_results": RUNS}
-        self._batches = self._new_values(training)
+    def __init__(self, seeded: data.Seeded) -> None:
+        run = seeded.runs[0]
+        experiment, large = str(seeded.experiment), str(seeded.large)
+        history = f"/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=history"
+        lines = "&".join(f"run_ids={one}" for one in seeded.runs[:10])
+        interval = f"/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval?{lines}&metric_key=history&max_results=320"
+        search, order = "/api/2.0/mlflow/runs/search", ["metrics.loss DESC"]
+        chosen = "metrics.loss > 0.3 and params.layers = '3'"
+        by_metric = {"experiment_ids": [large], "filter": "metrics.loss > 0.005", "order_by": order, "max_results": 100}
+        deep = base64.b64encode(json.dumps({"offset": 5000}).encode()).decode()
+        writes = {
+            BATCH: self._new_values(seeded.training),
+            "log-batch (10 params)": self._new_pairs(seeded.training, "params", 10),
+            "log-batch (100 params)": self._new_pairs(seeded.training, "params", 100),
+            "set-tag (10)": self._new_pairs(seeded.training, "tags", 10),
+        }
+        self._bodies: dict[str, Iterator[object]] = writes
         self.calls: dict[str, tuple[str, str, object]] = {
             "/version": ("GET", "/version", None),
             GET: ("GET", f"/api/2.0/mlflow/runs/get?run_id={run}", None),
-            BATCH: ("POST", "/api/2.0/mlflow/runs/log-batch", None),  # each has a body of its own
             "metric history (1,000)": ("GET", history, None),
-            "runs/search (1,000)": ("POST", "/api/2.0/mlflow/runs/search", search),
+            SEARCH: ("POST", search, {"experiment_ids": [experiment], "max_results": data.RUNS}),
             "the UI's page": ("GET", "/", None),
-        }
+            # Of the scenario "reads" alone.
+            "runs/search (100)": ("POST", search, {"experiment_ids": [experiment], "max_results": 100}),
+            "runs/search (filter, order, 50)": (
+                "POST", search,
+                {"experiment_ids": [experiment], "filter": chosen, "order_by": order, "max_results": 50},
+            ),
+            "histories of 10 runs (320 points)": ("GET", interval, None),
+            "experiments/search (20)": ("GET", "/api/2.0/mlflow/experiments/search?max_results=20", None),
+            "create run": (
+                "POST", "/api/2.0/mlflow/runs/create",
+                {"experiment_id": str(seeded.experiment + 1), "start_time": 1790000000000, "run_name": "one more"},
+            ),
+            # Of the scenario "large" alone.
+            "runs/search (20,000 runs, by metric, 100)": ("POST", search, by_metric),
+            "runs/search (20,000 runs, by metric, 5,000th)": ("POST", search, {**by_metric, "page_token": deep}),
+            # Each of these has a body of its own.
+            **dict.fromkeys(writes, ("POST", "/api/2.0/mlflow/runs/log-batch", None)),
+        }  # fmt: skip
 
     @staticmethod
-    def _new_values(training: list[str]) -> Iterator[object]:
+    def _new_pairs(training: Sequence[str], kind: str, size: int) -> Iterator[object]:
+        """Yield batches of parameters or tags, no name twice."""
+        for number in itertools.count():
+            for run in training:
+                pairs = [{"key": f"{kind} {number}-{size}-{i}", "value": str(i)} for i in range(size)]
+                yield {"run_id": run, kind: pairs}
+
+    @staticmethod
+    def _new_values(training: Sequence[str]) -> Iterator[object]:
         """Yield batches as training loops log them: of each run in turn, no value twice."""
         for step in itertools.count():
             for run in training:
@@ -90,7 +128,8 @@ class Requests:
         method, path, body = self.calls[call]
         fields = {"Content-Type": "application/json", **headers}
         target = {"method": method, "url": url + path, "header": {name: [value] for name, value in fields.items()}}
-        bodies = itertools.islice(self._batches, MOST_BATCHES_PER_S * seconds) if call == BATCH else [body]
+        own = self._bodies.get(call)
+        bodies = [body] if own is None else itertools.islice(own, int(MOST_BATCHES_PER_S * seconds))
         for one in bodies:
             text = "" if one is None else base64.b64encode(json.dumps(one).encode()).decode()
             yield json.dumps({**target, "body": text}) + "\n"
@@ -103,7 +142,7 @@ class Requests:
             targets.writelines(self._targets(call, url, headers, seconds))
             targets.flush()
             # Batches are read one by one, so that none is sent twice; any other call is sent again and again.
-            lazy = ["-lazy"] if call == BATCH else []
+            lazy = ["-lazy"] if call in self._bodies else []
             limits = [f"-{name}={connections}" for name in ("workers", "max-workers", "connections", "max-connections")]
             files = [f"-targets={targets.name}", f"-output={results.name}"]
             program, how = str(vegeta()), ["-rate=0", f"-duration={seconds}s", "-format=json", "-max-body=0"]
@@ -142,11 +181,18 @@ def figures(text: str, seconds: int) -> dict[str, float]:
     rows = [(int(time), code, int(latency)) for time, code, latency, *_ in csv.reader(text.splitlines())]
     times = sorted(latency / 1e6 for _, code, latency in rows if code == "200")
     if not times:  # under load, some set-ups finish no request at all for seconds
-        return {"rps": 0.0, "p50": seconds * 1000.0, "p99": seconds * 1000.0, "failed": 100.0 if rows else 0.0}
+        return {
+            "rps": 0.0,
+            "p50": seconds * 1000.0,
+            "p95": seconds * 1000.0,
+            "p99": seconds * 1000.0,
+            "failed": 100.0 if rows else 0.0,
+        }
     lasted = (max(time + latency for time, _, latency in rows) - min(time for time, _, _ in rows)) / 1e9
     return {
         "rps": len(times) / lasted,
         "p50": statistics.median(times),
+        "p95": times[int(len(times) * 0.95)],
         "p99": times[int(len(times) * 0.99)],
         "failed": 100 * (1 - len(times) / len(rows)),
     }

@@ -80,7 +80,7 @@ def chart(figures: Figures, references: tuple[str, ...], subject: str, path: Pat
     names = [name for name in figures[subject] if "p99" not in name and "failed" not in name and "straight" not in name]
     _, axes = plt.subplots(figsize=(9, 0.42 * len(names) + 1))
     height = 0.8 / len(references)
-    for place, (reference, colour) in enumerate(zip(references, ("#0e538b", "#7fa8c9"), strict=False)):
+    for place, (reference, colour) in enumerate(zip(references, ("#0e538b", "#7fa8c9", "#c9a27f"), strict=False)):
         values = []
         for name in names:
             theirs = figures.get(reference, {}).get(name)
@@ -103,7 +103,7 @@ def markdown(figures: Figures, references: tuple[str, ...], subjects: tuple[str,
     names = [*references, *subjects]
     lines = [
         f"| figure | {' | '.join(names)} | × {' | × '.join(references)} |",
-        "|---" * (1 + len(names)) + "|---" * 2 + "|",
+        "|---" * (1 + len(names)) + "|---" * len(references) + "|",
     ]
     for figure in dict.fromkeys(figure for name in names for figure in figures[name]):
         medians = {name: statistics.median(figures[name][figure]) for name in names if figures[name].get(figure)}

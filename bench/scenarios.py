@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.load import BUSY, Requests
+from bench.load import BUSY, FEW, LARGE, READS, SEARCH, Requests
 from bench.setups import SetUp
 
+#: How long a scenario of one set-up may take, in seconds: a slow one on a busy machine ends nobody's patience.
+LIMITS_S = {"reads": 150.0, "large": 60.0}
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 SDK_LOOP = """
 import mlflow, time
@@ -75,6 +77,26 @@ def drop_page_cache() -> bool:
     return True
 
 
+def reads(
+    setup: SetUp, calls: Requests, token: str, these: tuple[str, ...], limit_s: float
+) -> Iterator[tuple[str, float]]:
+    """Yield (figure, value) for each call at one connection and at eight, as long as the time suffices."""
+    ends = time.monotonic() + limit_s
+    for call in these:
+        if time.monotonic() > ends:
+            print(f"{setup.name}: {call} and what follows isn't measured: {limit_s:.0f} s are over", file=sys.stderr)
+            return
+        calls.load(setup, token, call, 8, 1)
+        alone, together = calls.load(setup, token, call, 1), calls.load(setup, token, call, 8)
+        if together["failed"] == 100:
+            continue  # it hasn't this call
+        yield f"{call}: p50 at 1 connection, ms", alone["p50"]
+        yield f"{call}: requests/s at 8", together["rps"]
+        yield f"{call}: p95 at 8, ms", together["p95"]
+        if together["failed"]:
+            yield f"{call}: failed at 8, %", together["failed"]
+
+
 def measure(setup: SetUp, calls: Requests, token: str, chosen: set[str], log: Path) -> Iterator[tuple[str, float]]:
     """Start a set-up, yield (figure, value) for each scenario, stop it."""
     if "disk" in chosen and drop_page_cache():
@@ -88,23 +110,26 @@ def measure(setup: SetUp, calls: Requests, token: str, chosen: set[str], log: Pa
         if "memory" in chosen:
             yield "idle memory, MiB", setup.memory()
         if "latency" in chosen:
-            for call in calls.calls:
+            for call in FEW:
                 calls.load(setup, token, call, 1, 1)
                 figures = calls.load(setup, token, call, 1)
                 yield f"{call}: p50 at 1 connection, ms", figures["p50"]
                 yield f"{call}: p99 at 1 connection, ms", figures["p99"]
         if "throughput" in chosen:
-            for call in calls.calls:
+            for call in FEW:
                 calls.load(setup, token, call, 8)  # each worker's first request takes seconds in the plain set-up
                 for connections in (8, 32):
                     figures = calls.load(setup, token, call, connections)
                     yield f"{call}: requests/s at {connections}", figures["rps"]
                     if figures["failed"]:
                         yield f"{call}: failed at {connections}, %", figures["failed"]
+        for scenario, these in (("reads", READS), ("large", LARGE)):
+            if scenario in chosen:
+                yield from reads(setup, calls, token, these, LIMITS_S[scenario])
         if "memory" in chosen:
             # Apart from the throughput, which watching would disturb.
             with watched(setup.memory, 1) as seen:
-                for call in (*BUSY, "runs/search (1,000)"):
+                for call in (*BUSY, SEARCH):
                     calls.load(setup, token, call, 32)
             yield "peak memory under load, MiB", max(seen)
         if "sdk" in chosen:

@@ -18,6 +18,7 @@ from local.run import CLIENT_ID
 from tests.support import COOKIE_SECRET, Provider, free_port
 
 READY_LIMIT_S = 120
+FASTTRACKML = "FastTrackML"
 
 
 @dataclass
@@ -126,6 +127,21 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def fasttrackml(database: str, folder: Path) -> SetUp:
+    """Return FastTrackML, a tracking server in Go with MLflow's API of version 2: without a proxy, and so without a sign-in."""
+    port = free_port()
+    program = environments.install("fasttrackml") / "fml"
+    options = [
+        f"--database-uri={database.replace('postgresql:', 'postgres:')}?sslmode=disable",
+        f"--listen-address=127.0.0.1:{port}",
+        f"--default-artifact-root={folder / 'artifacts'}",
+        "--log-level=warn",
+    ]
+    return SetUp(
+        FASTTRACKML, [str(program), "server", *options], {"HOME": str(folder), "PATH": os.environ["PATH"]}, port
+    )
 
 
 def proxy_settings(provider: Provider, port: int) -> dict[str, str]:
