@@ -53,6 +53,8 @@ MOST_MEMORY = {"1": 4096, "2": 8192, "4": 16384, "6": 24576, "8": 32768}
 #: Connections of one pool: those that are kept, and those beyond. MLflow's log-batch holds two at a time, so a worker needs one more
 #: than it has threads for such calls (gatehouse.pipeline.dispatch.QUICK_THREADS), or they all wait for each other. An overflow of 0 reads as unset.
 POOL_SIZE, POOL_OVERFLOW = 4, 1
+#: As many as the container has by itself.
+READ_CONNECTIONS = 4
 RESERVED = 3
 
 
@@ -201,13 +203,19 @@ class Config:
         """Return the address that people use: the service's URL, or a domain of one's own."""
         return self.settings.public_url or self.url(number)
 
+    @property
+    def read_connections(self) -> int:
+        """How many connections each worker reads with (READ_CONNECTIONS); the smallest tier allows next to none."""
+        return 1 if self.sql.tier == "db-f1-micro" else READ_CONNECTIONS
+
     def connection_budget(self) -> tuple[int, int]:
         """Return (connections that the service can open, connections that the database allows).
 
-        Tracking and registry keep a pool each in every worker; a release runs one instance more. The pools are held to POOL + OVERFLOW.
+        Tracking and registry keep a pool each in every worker, beside the connections that it reads with; a release runs one instance more.
+        The pools are held to POOL + OVERFLOW.
         """
         instances = self.service.max_instances + 1
-        used = instances * self.service.workers * 2 * (POOL_SIZE + POOL_OVERFLOW)
+        used = instances * self.service.workers * (2 * (POOL_SIZE + POOL_OVERFLOW) + self.read_connections)
         # What is left: PostgreSQL keeps RESERVED for its administrators (superuser_reserved_connections).
         if "max_connections" in self.sql.flags:
             return used, int(self.sql.flags["max_connections"]) - RESERVED
@@ -457,4 +465,5 @@ MANAGED = (
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW",
+    "READ_CONNECTIONS",
 )

@@ -139,6 +139,7 @@ def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
         "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(POOL_SIZE),
         "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(POOL_OVERFLOW),
+        "READ_CONNECTIONS": str(config.read_connections),
     }
     if service.http2:
         values["HTTP2"] = "true"

@@ -6,8 +6,9 @@ import pytest
 
 from bench import capacity
 from deploy import cost
-from deploy.config import POOL_OVERFLOW, POOL_SIZE
+from deploy.config import POOL_OVERFLOW, POOL_SIZE, READ_CONNECTIONS
 from gatehouse.pipeline.dispatch import QUICK_THREADS
+from gatehouse.start.settings import TABLE
 
 PAGE = capacity.PAGE.read_text(encoding="utf-8")
 FIGURES = capacity.figures(PAGE)
@@ -24,6 +25,10 @@ def test_the_pages_tables_are_those_of_its_figures() -> None:
 
 def test_a_worker_has_more_connections_than_threads_that_hold_two() -> None:
     assert POOL_SIZE + POOL_OVERFLOW > QUICK_THREADS
+
+
+def test_the_container_reads_with_as_many_connections_as_are_counted() -> None:
+    assert [setting.default for setting in TABLE if setting.name == "READ_CONNECTIONS"] == [str(READ_CONNECTIONS)]
 
 
 def test_use_costs_what_its_seconds_and_requests_cost() -> None:

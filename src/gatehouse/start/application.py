@@ -14,6 +14,8 @@ import tomllib
 from gatehouse.artifacts import direct as transfers
 from gatehouse.artifacts import repository, stores
 from gatehouse.artifacts.layer import ArtifactLayer
+from gatehouse.database.reads import service
+from gatehouse.database.reads.layer import ReadsLayer
 from gatehouse.operations.router import Router
 from gatehouse.pipeline import failures
 from gatehouse.pipeline.access import AccessLayer
@@ -31,8 +33,10 @@ from gatehouse.policy.source import PolicySource
 from gatehouse.stamping.layer import StampingLayer, tell_flask
 from gatehouse.start.prepare import PROOF_NAME
 from gatehouse.start.verdicts import other_origins
+from gatehouse.ui import static
 from gatehouse.ui.account import AccountLayer
 from gatehouse.ui.page import UiLayer
+from gatehouse.ui.static import StaticLayer
 from gatehouse.upstream import application as upstream_application
 from gatehouse.upstream import security
 
@@ -83,7 +87,10 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
         kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
         repository.register(destination, partial(stores.shared, destination), kind)
         layers.append(partial(ArtifactLayer, destination=destination, limit=settings.artifact_timeout))
-    layers += [UiLayer, FailureLayer]
+    scripts = partial(StaticLayer, folder=static.source_folder(), compressed=static.compressed_folder())
+    layers += [UiLayer, scripts, FailureLayer]
+    if settings.fast_reads and (reads := service.of(settings.backend_store_uri, settings.read_connections)):
+        layers.append(partial(ReadsLayer, reads=reads))
     return Pipeline(stack(layers, Dispatcher(mlflow, flask, settings.workers)), mlflow)
 
 

@@ -365,6 +365,18 @@ TABLE: tuple[Setting, ...] = (
         "auto",
     ),
     Setting(
+        "FAST_READS",
+        parse_switch,
+        "`false`: MLflow's own handlers answer all reads; on PostgreSQL, Gatehouse answers the most frequent ones itself",
+        "true",
+    ),
+    Setting(
+        "READ_CONNECTIONS",
+        parse_number(1, 64),
+        "connections to PostgreSQL that each worker has for these reads, beside MLflow's two pools",
+        "4",
+    ),
+    Setting(
         "GOOGLE_ACCOUNT_JSON_BASE64",
         parse_service_account,
         "a Google service account's key for the artifact store, base64",
@@ -423,6 +435,8 @@ class Settings:
     audit_reads: bool
     app_env: str
     workers: int
+    fast_reads: bool
+    read_connections: int
     google_account_json_base64: str | None
     http2: bool
     startup_timeout: int
