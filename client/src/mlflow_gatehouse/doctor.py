@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +16,14 @@ from typing import Any
 
 import requests
 
+from mlflow_gatehouse import __version__
 from mlflow_gatehouse.auth import GatehouseAuth
 from mlflow_gatehouse.commands import chosen_origin, parser, run
 from mlflow_gatehouse.commands.whoami import seen_as
 from mlflow_gatehouse.errors import ClientError, ConfigurationError, Intercepted, Refused, Unreachable
 from mlflow_gatehouse.keeper import keeper_of
 from mlflow_gatehouse.refusals import SKEW, skew_of
-from mlflow_gatehouse.server import TIMEOUT, WELL_KNOWN, discover, require_verified_tls
+from mlflow_gatehouse.server import TIMEOUT, WELL_KNOWN, Server, discover, require_verified_tls
 
 OLDEST_MLFLOW = (2, 9)
 CONTENT = b"gatehouse doctor\n"
@@ -88,7 +90,16 @@ def _reached(origin: str) -> str:
     server = discover(origin)
     if not server.about:
         return f"{origin} answers, and doesn't describe itself as a Gatehouse"
-    return f"a Gatehouse, of the provider {server.issuer}"
+    return f"a Gatehouse, of the provider {server.issuer}{_other_version(server)}"
+
+
+def _other_version(server: Server) -> str:
+    """What to run where the server hands out another client than this one. The command is ours: a server's word isn't one to run."""
+    client = server.about.get("client")
+    version = client.get("version") if isinstance(client, dict) else None
+    if not isinstance(version, str) or not re.fullmatch(r"[0-9][0-9A-Za-z.+]{0,40}", version) or version == __version__:
+        return ""
+    return f"; it hands out the client {version}, this is {__version__}: pip install -r {server.origin}{WELL_KNOWN}/requirements.txt"
 
 
 def _clock(origin: str) -> str:
