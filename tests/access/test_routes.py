@@ -136,7 +136,7 @@ def test_the_router_finds_what_mlflow_serves_for_each_spelling_of_each_route(met
             spelled = spell(path)
             served = served_by_mlflow(method, spelled)
             found = ROUTER.find(scope(method, spelled)).operation
-            if found != (router._operation(served) if served else None):
+            if found != (router.operation_name(served) if served else None):
                 wrong.append((method, spelled, served, found))
     assert not wrong
 
@@ -159,7 +159,7 @@ def test_the_router_finds_what_mlflow_serves_for_any_path(method: str, parts: li
     except UnicodeEncodeError:
         return  # no server hands on such a path
     served = served_by_mlflow(method, path)
-    assert ROUTER.find(scope(method, path)).operation == (router._operation(served) if served else None)
+    assert ROUTER.find(scope(method, path)).operation == (router.operation_name(served) if served else None)
 
 
 def test_a_client_cannot_make_the_router_remember_more_and_more() -> None:

@@ -53,10 +53,10 @@ class Router:
         """Yield (method, path template, operation) of each route, for tests and documents."""
         for context in self._contexts:
             for method in sorted(context.methods):
-                yield method, context.path, _operation(context.original_route.endpoint.__name__)
+                yield method, context.path, operation_name(context.original_route.endpoint.__name__)
         for rule in self._flask.map.iter_rules():
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                yield method, rule.rule, _operation(rule.endpoint)
+                yield method, rule.rule, operation_name(rule.endpoint)
 
     def find(self, scope: Scope) -> Route:
         """Return the route of an HTTP request."""
@@ -88,7 +88,7 @@ class Router:
             for context in native.effective_route_contexts():
                 match = context.path_regex.match(scope["path"])
                 if match and scope["method"] in context.methods:
-                    return _route(_operation(context.original_route.endpoint.__name__), match.groupdict())
+                    return _route(operation_name(context.original_route.endpoint.__name__), match.groupdict())
             return Route("unknown", Access.ADMIN, {})
         return None
 
@@ -107,10 +107,10 @@ class Router:
             return Route(None, Access.READ if method in SAFE_METHODS else Access.WRITE, {})
         if method == "OPTIONS" and rule.provide_automatic_options:
             return Route(None, Access.READ, {})  # Flask answers it without running the operation
-        return _route(_operation(rule.endpoint), variables)
+        return _route(operation_name(rule.endpoint), variables)
 
 
-def _operation(function: str) -> str:
+def operation_name(function: str) -> str:
     """Return MLflow's name of the operation from that of the function that handles it."""
     return function.lstrip("_").removesuffix("_handler")
 

@@ -1,20 +1,24 @@
-"""Spans that come by OTLP: the trace's owner is the verified identity here too.
+"""Spans that come by OTLP: none may name the trace's owner, who is stamped where the trace's row is written (rows.py).
 
-MLflow makes a tag of the trace from each attribute ``mlflow.traceTag.NAME`` of its root span
-(``log_spans`` in mlflow/store/tracking/sqlalchemy_store.py), so that is where the owner is stamped.
+MLflow makes a tag of the trace from each attribute ``mlflow.traceTag.NAME`` of a root span (``log_spans`` in
+mlflow/store/tracking/sqlalchemy_store.py). What a root is, MLflow decides by a parent that is absent, blank or all zeros, so
+no span may carry the owner there, whatever its parent.
 """
 
 from __future__ import annotations
 
-import json
 import zlib
 from typing import TYPE_CHECKING, Any
+
+from gatehouse.stamping.people import CLAIMED_TAG, RESERVED_TAGS, USER_TAG
+from gatehouse.upstream.spans import TAG_PREFIX, Unreadable, read_json, read_protobuf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OWNER = "mlflow.traceTag.mlflow.user"
-CLAIMED = "mlflow.traceTag.gatehouse.claimed_user"
+_OWNER = TAG_PREFIX + USER_TAG
+_CLAIMED = TAG_PREFIX + CLAIMED_TAG
+_RESERVED = frozenset(TAG_PREFIX + key for key in RESERVED_TAGS)
 
 #: A compressed body may grow to so many bytes.
 MAX_BYTES = 64 * 1024 * 1024
@@ -22,38 +26,57 @@ MAX_BYTES = 64 * 1024 * 1024
 _WINDOWS: Mapping[str, tuple[int, ...]] = {"gzip": (31,), "deflate": (15, -15)}
 
 
-class UnreadableSpans(Exception):
-    """The body isn't what its headers say."""
-
-
 def stamp_spans(body: bytes, headers: Mapping[bytes, bytes], user: str) -> tuple[bytes, str | None]:
-    """Return an uncompressed OTLP body whose root spans name the owner, and whom the client claimed to be.
+    """Return an export of spans in plain protobuf that names no owner, and whom the client claimed to be.
 
-    :param body: ``ExportTraceServiceRequest``, in protobuf or JSON.
-    :param headers: the request's headers.
-    :raises UnreadableSpans: if the body can't be read.
+    Args:
+        body: ``ExportTraceServiceRequest``, in protobuf or JSON.
+        headers: the request's headers.
+        user: the identity's e-mail address.
+
+    Raises:
+        Unreadable: if the body isn't what its headers say.
     """
     encoding = headers.get(b"content-encoding", b"").decode("latin-1").lower()
     if encoding:
         body = _decompress(body, encoding)
     media_type = headers.get(b"content-type", b"").decode("latin-1").split(";")[0].strip()
     if media_type == "application/json":
-        return _stamp_json(body, user)
-    if media_type == "application/x-protobuf":
-        return _stamp_protobuf(body, user)
-    raise UnreadableSpans(f"Content-Type is {media_type!r}; send application/x-protobuf or application/json.")
+        request = read_json(body)
+    elif media_type == "application/x-protobuf":
+        request = read_protobuf(body)
+    else:
+        raise Unreadable(f"Content-Type is {media_type!r}; send application/x-protobuf or application/json.")
+    claimed = _stamp(request)
+    return request.SerializeToString(), claimed if claimed != user else None
+
+
+def _stamp(request: Any) -> str | None:
+    """Take the trace's owner, and what MLflow alone sets, from all spans; return the claim."""
+    claimed = None
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                reserved = [index for index, attribute in enumerate(span.attributes) if attribute.key in _RESERVED]
+                for index in reversed(reserved):
+                    del span.attributes[index]
+                for attribute in span.attributes:
+                    if attribute.key == _OWNER:
+                        attribute.key = _CLAIMED
+                        claimed = attribute.value.string_value or claimed
+    return claimed
 
 
 def _decompress(body: bytes, encoding: str) -> bytes:
     windows = _WINDOWS.get(encoding)
     if windows is None:
-        raise UnreadableSpans(f"Content-Encoding is {encoding!r}; send gzip, deflate or none.")
+        raise Unreadable(f"Content-Encoding is {encoding!r}; send gzip, deflate or none.")
     for window in windows:
         try:
             return _inflate(body, window)
         except zlib.error:
             continue
-    raise UnreadableSpans(f"The body isn't {encoding}.")
+    raise Unreadable(f"The body isn't {encoding}.")
 
 
 def _inflate(body: bytes, window: int) -> bytes:
@@ -64,62 +87,9 @@ def _inflate(body: bytes, window: int) -> bytes:
         part = engine.decompress(body, MAX_BYTES + 1 - size)
         size += len(part)
         if size > MAX_BYTES:
-            raise UnreadableSpans(f"The body grows beyond {MAX_BYTES // 1024 // 1024} MiB when it is decompressed.")
+            raise Unreadable(f"The body grows beyond {MAX_BYTES // 1024 // 1024} MiB when it is decompressed.")
         if not engine.eof:
-            raise UnreadableSpans("The compressed body is cut off.")
+            raise Unreadable("The compressed body is cut off.")
         parts.append(part)
         body = engine.unused_data
     return b"".join(parts)
-
-
-def _stamp_protobuf(body: bytes, user: str) -> tuple[bytes, str | None]:
-    from google.protobuf.message import DecodeError
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-    request = ExportTraceServiceRequest()
-    try:
-        request.ParseFromString(body)
-    except DecodeError:
-        raise UnreadableSpans("The body isn't an OTLP ExportTraceServiceRequest.") from None
-    claimed = None
-    for resource in request.resource_spans:
-        for scope in resource.scope_spans:
-            for span in scope.spans:
-                for attribute in span.attributes:
-                    if attribute.key == OWNER:
-                        attribute.key = CLAIMED
-                        claimed = attribute.value.string_value or claimed
-                if not span.parent_span_id:
-                    attribute = span.attributes.add()
-                    attribute.key = OWNER
-                    attribute.value.string_value = user
-    return request.SerializeToString(), claimed if claimed != user else None
-
-
-def _stamp_json(body: bytes, user: str) -> tuple[bytes, str | None]:
-    try:
-        request = json.loads(body)
-    except (ValueError, RecursionError):
-        raise UnreadableSpans("The body isn't JSON.") from None
-    claimed = None
-    for resource in _list(request, "resourceSpans", "resource_spans"):
-        for scope in _list(resource, "scopeSpans", "scope_spans"):
-            for span in _list(scope, "spans", "spans"):
-                attributes = _list(span, "attributes", "attributes")
-                for attribute in attributes:
-                    if isinstance(attribute, dict) and attribute.get("key") == OWNER:
-                        attribute["key"] = CLAIMED
-                        value = attribute.get("value")
-                        text = value.get("stringValue", value.get("string_value")) if isinstance(value, dict) else None
-                        claimed = text if isinstance(text, str) else claimed
-                if isinstance(span, dict) and not (span.get("parentSpanId") or span.get("parent_span_id")):
-                    span["attributes"] = [*attributes, {"key": OWNER, "value": {"stringValue": user}}]
-    return json.dumps(request).encode(), claimed if claimed != user else None
-
-
-def _list(value: Any, name: str, other: str) -> list[Any]:
-    """Return the list in a field, which protobuf's JSON takes under either of its names."""
-    found = value.get(name, value.get(other)) if isinstance(value, dict) else None
-    if isinstance(value, dict) and name != other and name in value and other in value:
-        raise UnreadableSpans(f"Both {name} and {other} are there.")
-    return found if isinstance(found, list) else []

@@ -30,7 +30,9 @@ from gatehouse.pipeline.identity import IdentityLayer
 from gatehouse.pipeline.security import SecurityLayer
 from gatehouse.pipeline.stack import Layer, Pipeline, stack
 from gatehouse.policy.source import PolicySource
-from gatehouse.stamping.layer import StampingLayer, tell_flask
+from gatehouse.stamping import rows
+from gatehouse.stamping.current import tell_flask
+from gatehouse.stamping.layer import StampingLayer
 from gatehouse.start.prepare import PROOF_NAME
 from gatehouse.start.verdicts import other_origins
 from gatehouse.ui import static
@@ -60,6 +62,7 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
     mlflow = upstream_application.load()
     flask = upstream_application.load_flask()
     tell_flask(flask)
+    rows.register()
 
     failures.register(mlflow, flask)
     layers: list[Layer] = [

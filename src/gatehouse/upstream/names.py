@@ -72,6 +72,19 @@ NAMES = (
     ),
     Name(_HANDLERS + "_content_disposition_attachment", "the header of a download", _MATRIX, ("filename",)),
     Name(_HANDLERS + "get_artifact_uri_for_trace", "where a trace's artifacts are", _MATRIX, ("trace_info",)),
+    Name(_HANDLERS + "HANDLERS", "the message class of each request", "tests/access/test_people.py"),
+    Name(
+        _HANDLERS + "_reject_conflicting_field_aliases",
+        "a field under both of its names is refused",
+        "tests/access/test_people.py",
+        ("request_json", "message_descriptor"),
+    ),
+    Name(
+        "mlflow.server.otel_api:_convert_otlp_json_ids_to_base64",
+        "spans in JSON",
+        "tests/access/test_stamping.py",
+        ("body",),
+    ),
     Name("mlflow.store.artifact.artifact_repo:_validate_attachment_path", "names of attachments", _MATRIX, ("path",)),
     Name("mlflow.utils.mime_type_utils:_guess_mime_type", "an artifact's media type", _MATRIX, ("file_path",)),
     Name(
