@@ -147,8 +147,11 @@ def test_no_address_of_a_deleted_run_leads_to_somebody_elses_artifacts(server: S
     folder = f"{victims}/{victim}/artifacts"
     before = server.files("")
     chosen = ["?", "#", "/model?", "/../artifacts", "%2f..%2fartifacts", "/.", "//"]
-    experiments = [server.experiment(f"a{n}", f"mlflow-artifacts:/{folder}{end}") for n, end in enumerate(chosen)]
-    experiments += [server.experiment("bucket", "gs://somebodys-bucket/x")]
+    places = [*(f"mlflow-artifacts:/{folder}{end}" for end in chosen), "gs://somebodys-bucket/x"]
+    experiments = [server.experiment(f"a{n}") for n in range(len(places))]
+    for experiment, place in zip(experiments, places, strict=True):
+        # As older servers took them from clients.
+        server.sql(f"UPDATE experiments SET artifact_location = '{place}' WHERE experiment_id = {experiment}")
     runs = [server.run(experiment, artifact=False) for experiment in experiments]
     written = ["/", "", f"/{folder}", f"/{victims}", f"/{victims}/{{run}}/../{victim}/artifacts", f"/{victims}/{{run}}"]
     for address in [f"mlflow-artifacts:{path}" for path in [*written, f"//elsewhere.example/{folder}"]] + [

@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import sqlalchemy
 
+from gatehouse.artifacts.addresses import Foreign, path_in_store
 from gatehouse.database import schema
 from gatehouse.database.reach import SchemaError, wait_for_database
 from gatehouse.database.schema import State
@@ -75,14 +75,10 @@ def location(uri: str) -> str:
     Raises:
         Elsewhere: if it is none of this server's store, or spelt so that it could be read in two ways.
     """
-    parts = urlsplit(uri)
-    path = parts.path.strip("/")
-    if parts.scheme != "mlflow-artifacts" or parts.netloc:
-        raise Elsewhere("its artifacts aren't in this server's store")
-    dubious = parts.query or parts.fragment or re.search(r"[\x00-\x1f\x7f\\%]", path)
-    if dubious or any(segment in {"", ".", ".."} for segment in path.split("/") if path):
-        raise Elsewhere("its artifacts' address is malformed")
-    return path
+    try:
+        return path_in_store(uri)
+    except Foreign as error:
+        raise Elsewhere(str(error)) from None
 
 
 def own_folder(uri: str, identifier: str) -> str:
@@ -272,10 +268,16 @@ def collect(settings: Settings, age: timedelta, delete: bool, wait_s: float) -> 
     schema.refuse(found)
     if found.state is State.EMPTY:
         return
+    from gatehouse.artifacts import guard
     from gatehouse.artifacts.stores import open_store
 
-    store = open_store(str(settings.artifacts_destination))
-    yield from Collector(settings.backend_store_uri, store, age, delete).run()
+    # MLflow itself deletes the archived payload of traces, wherever their tags say that it is.
+    unguard = guard.register_stores(settings.addresses())
+    try:
+        store = open_store(str(settings.artifacts_destination))
+        yield from Collector(settings.backend_store_uri, store, age, delete).run()
+    finally:
+        unguard()
 
 
 def report(outcomes: Iterable[Outcome], as_json: bool, delete: bool) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import tomllib
 
 from gatehouse.artifacts import direct as transfers
-from gatehouse.artifacts import repository, stores
+from gatehouse.artifacts import guard, repository, stores
 from gatehouse.artifacts.layer import ArtifactLayer
 from gatehouse.database.reads import service
 from gatehouse.database.reads.layer import ReadsLayer
@@ -86,6 +86,7 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
         BodyLayer,
         StampingLayer,
     ]
+    guard.register(settings.addresses())
     if destination := settings.artifacts_destination:
         kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
         repository.register(destination, partial(stores.shared, destination), kind)

@@ -17,8 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from gatehouse.artifacts.addresses import Addresses
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 DATABASE_SCHEMES = ("postgresql", "postgresql+psycopg2", "postgres", "sqlite")
@@ -260,6 +263,16 @@ def parse_client_artifacts(value: str) -> str:
     return root
 
 
+def parse_locations(value: str) -> tuple[str, ...]:
+    """Return the places beside its own store that the server may touch."""
+    from gatehouse.artifacts.addresses import Foreign, parse_allowed
+
+    try:
+        return parse_allowed(value)
+    except Foreign as error:
+        raise Invalid(str(error), "list folders of buckets, for example gs://team/models,s3://other/mlflow") from None
+
+
 def parse_file(value: str) -> Path:
     """Return the path of a file that can be read now."""
     path = Path(value)
@@ -338,6 +351,12 @@ TABLE: tuple[Setting, ...] = (
         "DEFAULT_ARTIFACT_ROOT",
         parse_client_artifacts,
         "instead of it: the bucket that clients write to themselves",
+    ),
+    Setting(
+        "ALLOWED_ARTIFACT_LOCATIONS",
+        parse_locations,
+        "further places that the server may read and write, such as `gs://team/models`, separated by commas",
+        "",
     ),
     Setting(
         "DIRECT_TRANSFERS",
@@ -427,6 +446,7 @@ class Settings:
     backend_store_uri: str
     artifacts_destination: str | None
     default_artifact_root: str | None
+    allowed_artifact_locations: tuple[str, ...]
     direct_transfers: bool
     artifact_timeout: int
     oauth_proxy_config: Path | None
@@ -443,6 +463,13 @@ class Settings:
     shutdown_timeout: int
     #: MLflow's own setting MLFLOW_READ_REPLICA_BACKEND_STORE_URI.
     read_replica: str | None = field(default=None, repr=False)
+
+    def addresses(self) -> Addresses:
+        """Return the places whose artifacts the server may touch."""
+        from gatehouse.artifacts.addresses import Addresses
+
+        own = self.artifacts_destination or self.default_artifact_root
+        return Addresses(str(own), self.allowed_artifact_locations, self.public_url)
 
     def __repr__(self) -> str:
         secret = {setting.name.lower() for setting in TABLE if setting.secret}
@@ -541,6 +568,8 @@ def load(environment: Mapping[str, str]) -> Settings:
                 "give the artifact store, for example ARTIFACTS_DESTINATION=gs://my-bucket/mlflow",
             )
         )
+    for name in ("artifacts_destination", "default_artifact_root"):
+        problems += check_place(name.upper(), values[name])
     if values["direct_transfers"] and (root or str(values["artifacts_destination"]).startswith("file:")):
         what = "clients write to the bucket themselves" if root else "a folder of the server has no signed URLs"
         problems.append(
@@ -586,6 +615,18 @@ def connections_needed(workers: int) -> int:
     from gatehouse.pipeline.dispatch import LEAST_QUICK_THREADS, QUICK_THREADS
 
     return workers * (max(LEAST_QUICK_THREADS, QUICK_THREADS // workers) + 1)
+
+
+def check_place(name: str, place: str | None) -> list[Problem]:
+    """Check that everybody reads the address of the server's own store in the same way."""
+    from gatehouse.artifacts.addresses import Addresses, Foreign
+
+    try:
+        if place:
+            Addresses(place)
+    except Foreign as error:
+        return [Problem(name, f"is {place!r}, but {error}", "use an address without such characters")]
+    return []
 
 
 def check_pool(environment: Mapping[str, str]) -> list[Problem]:

@@ -82,3 +82,44 @@ def register_repository(scheme: str, make: Callable[..., Any]) -> None:
     from mlflow.store.artifact import artifact_repository_registry
 
     artifact_repository_registry._artifact_repository_registry.register(scheme, make)
+
+
+def guard_repositories(check: Callable[[str], None]) -> Callable[[], None]:
+    """Let MLflow, in this process, make no artifact repository before ``check`` has seen its address.
+
+    MLflow makes all of them in one place, also those that ``runs:`` and ``models:`` lead to.
+
+    Args:
+        check: raises what the caller shall hear.
+
+    Returns:
+        What takes the guard off again.
+    """
+    from mlflow.store.artifact import artifact_repository_registry
+
+    registry = artifact_repository_registry._artifact_repository_registry
+    make = type(registry).get_artifact_repository.__get__(registry)
+
+    def guarded(artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> Any:
+        check(str(artifact_uri))
+        return make(artifact_uri, tracking_uri, registry_uri)
+
+    registry.get_artifact_repository = guarded
+    return lambda: vars(registry).pop("get_artifact_repository", None)
+
+
+def guard_served(check: Callable[[str], None]) -> None:
+    """Let MLflow's handlers, in this process, take no address for one of this server before ``check`` has seen it.
+
+    Args:
+        check: raises what the caller shall hear.
+    """
+    from mlflow.server import handlers
+
+    is_served_by_mlflow = handlers._is_servable_proxied_run_artifact_root
+
+    def guarded(run_artifact_root: str) -> Any:
+        check(str(run_artifact_root))
+        return is_served_by_mlflow(run_artifact_root)
+
+    handlers._is_servable_proxied_run_artifact_root = guarded

@@ -93,6 +93,12 @@ NAMES = (
         "tests/artifacts/test_object_stores.py",
     ),
     Name(
+        "mlflow.store.artifact.artifact_repository_registry:_artifact_repository_registry.get_artifact_repository",
+        "no repository for a foreign address",
+        "tests/artifacts/test_addresses.py",
+        ("artifact_uri", "tracking_uri", "registry_uri"),
+    ),
+    Name(
         "mlflow.exceptions:_UnsupportedMultipartUploadException.MESSAGE",
         "the words by which the client falls back to the server",
         "tests/artifacts/test_direct.py",
