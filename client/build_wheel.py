@@ -32,6 +32,9 @@ def build(folder: Path) -> Path:
         for path in tree.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         os.environ["SOURCE_DATE_EPOCH"] = EPOCH
+        sys.dont_write_bytecode = (
+            False  # else setuptools warns that it won't compile, which a wheel of sources never asks for
+        )
         os.umask(0o022)
         os.chdir(tree)
         try:

@@ -123,7 +123,9 @@ def test_a_wheel_of_another_hash_is_refused(front: Gate, wheel: Path, tmp_path: 
 
 
 def test_two_builds_give_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
-    command = f"umask 077; exec {sys.executable} {ROOT}/client/build_wheel.py {tmp_path}"
+    command = (
+        f"umask 077; exec env --unset=PYTHONDONTWRITEBYTECODE {sys.executable} {ROOT}/client/build_wheel.py {tmp_path}"
+    )
     assert Path(run("bash", "-euc", command).strip()).read_bytes() == wheel.read_bytes()
 
 
