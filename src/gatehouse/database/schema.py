@@ -21,6 +21,7 @@ import sqlalchemy
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import NullPool
 
+from gatehouse.database.engine import TCP
 from gatehouse.database.reach import SchemaError, check_pooler, check_rights, shown, told, wait_for_database
 from gatehouse.exit_codes import Exit
 from gatehouse.upstream import migrations
@@ -60,7 +61,9 @@ def make_engine(uri: str) -> Engine:
     """
     url = sqlalchemy.make_url(uri)
     if url.get_backend_name() != "sqlite":
-        return sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+        defaults = {"connect_timeout": CONNECT_TIMEOUT_S, **TCP}
+        given = {name: value for name, value in defaults.items() if name not in url.query}
+        return sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=given)
     engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"timeout": 60})
 
     @sqlalchemy.event.listens_for(engine, "connect")

@@ -14,7 +14,6 @@ tests/gate/test_dispatch.py compares the answers of both ways, byte for byte.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatehouse.operations.bodies import LARGE, rule
 from gatehouse.pipeline.body import BadBody, Disconnected, read_body
+from gatehouse.pipeline.fairness import Turns, Work, current, supervise
 from gatehouse.pipeline.responses import send_all
 from gatehouse.upstream.routing import build_environ, native_paths
 
@@ -50,10 +50,10 @@ class Dispatcher:
     """Handler: MLflow, with the short way to its Flask routes.
 
     ``fastapi_app`` is ``mlflow.server.fastapi_app.app`` and ``flask_app`` is ``mlflow.server.app``; ``workers`` is the number of
-    processes that serve beside each other.
+    processes that serve beside each other, ``limit_s`` the seconds after which a quick handler's work in the database ends.
     """
 
-    def __init__(self, fastapi_app: Any, flask_app: Any, workers: int = 1) -> None:
+    def __init__(self, fastapi_app: Any, flask_app: Any, workers: int = 1, limit_s: float = 60.0) -> None:
         from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 
         self.fastapi_app: ASGIApp = fastapi_app
@@ -64,14 +64,15 @@ class Dispatcher:
         threads = max(LEAST_QUICK_THREADS, QUICK_THREADS // workers)
         self._quick = ThreadPoolExecutor(threads, "quick")
         # One limit for all that can wait for a second connection: a pool with one connection more never stands still.
-        self._handlers = asyncio.Semaphore(threads)
+        self._turns = Turns(threads)
+        self._limit_s = limit_s
         self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Let MLflow serve one request."""
         if context.path == OTLP_PATH:
             # Its body has been read already (BodyLayer), so no slow sender keeps the others out.
-            async with self._handlers:
+            async with self._turns.turn(who(context)):
                 await self.fastapi_app(context.scope, context.receive, send)
         elif self._usable and self.is_plain(context.scope):
             await self.call_flask(context, send)
@@ -100,8 +101,17 @@ class Dispatcher:
         variables = copy_context()
         answer = Answer()
         environ = build_environ(context.scope, body)
-        async with self._handlers if pool is self._quick else contextlib.nullcontext():
-            first, rest = await loop.run_in_executor(pool, variables.run, answer.run, self.flask_app, environ)
+
+        def start() -> asyncio.Future[tuple[bytes, Iterator[bytes] | None]]:
+            return loop.run_in_executor(pool, variables.run, answer.run, self.flask_app, environ)
+
+        if pool is self._quick:
+            work = Work()
+            variables.run(current.set, work)
+            async with self._turns.turn(who(context)):
+                first, rest = await supervise(work, start(), context.receive, self._limit_s)
+        else:
+            first, rest = await start()
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         try:
             while rest is not None:
@@ -110,6 +120,11 @@ class Dispatcher:
             await send({"type": "http.response.body", "body": first, "more_body": False})
         finally:
             answer.close()
+
+
+def who(context: Context) -> str | None:
+    """Return whose turn a request is."""
+    return context.identity.email if context.identity else None
 
 
 class Answer:

@@ -17,7 +17,7 @@ from gatehouse.artifacts.layer import ArtifactLayer
 from gatehouse.database.reads import service
 from gatehouse.database.reads.layer import ReadsLayer
 from gatehouse.operations.router import Router
-from gatehouse.pipeline import failures
+from gatehouse.pipeline import failures, limits
 from gatehouse.pipeline.access import AccessLayer
 from gatehouse.pipeline.audit import AuditLayer, AuditLog
 from gatehouse.pipeline.body import BodyLayer
@@ -65,6 +65,7 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
     rows.register()
 
     failures.register(mlflow, flask)
+    limits.register(flask)
     layers: list[Layer] = [
         # How to sign in, and with which client, is for strangers, and the same for everybody.
         partial(DiscoveryLayer, folder=run_directory / PUBLISHED),
@@ -95,7 +96,7 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
     layers += [UiLayer, scripts, FailureLayer]
     if settings.fast_reads and (reads := service.of(settings.backend_store_uri, settings.read_connections)):
         layers.append(partial(ReadsLayer, reads=reads))
-    return Pipeline(stack(layers, Dispatcher(mlflow, flask, settings.workers)), mlflow)
+    return Pipeline(stack(layers, Dispatcher(mlflow, flask, settings.workers, settings.database_timeout)), mlflow)
 
 
 def session_lifetime(environment: Mapping[str, str], proxy_file: Path) -> float | None:

@@ -17,8 +17,8 @@ from gatehouse.upstream import application, lazy, stores
 def environment(settings: Settings) -> dict[str, str]:
     """Return what MLflow's application reads; a public MLFLOW_* variable that is set already wins, or adds to a list."""
     public_url = settings.public_url or ""
-    database = engine.named(settings.backend_store_uri)
-    replica = engine.named(settings.read_replica) if settings.read_replica else None
+    database = engine.named(settings.backend_store_uri, settings.database_timeout)
+    replica = engine.named(settings.read_replica, settings.database_timeout) if settings.read_replica else None
     private = application.environment(database, settings.artifacts_destination, settings.default_artifact_root, replica)
     # MLflow compares the Host and Origin headers with these; its own defaults are localhost only.
     lists = {

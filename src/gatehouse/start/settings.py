@@ -407,6 +407,12 @@ TABLE: tuple[Setting, ...] = (
         "`true`: the public port speaks HTTP/2 in cleartext too, which lifts Cloud Run's limit of 32 MiB",
         "false",
     ),
+    Setting(
+        "DATABASE_TIMEOUT",
+        parse_number(1, 3600),
+        "seconds that a request may keep the database busy; its query is ended then, as when its client has gone",
+        "60",
+    ),
     Setting("STARTUP_TIMEOUT", parse_number(1, 3600), "seconds until MLflow must be ready", "120"),
     Setting(
         "SHUTDOWN_TIMEOUT",
@@ -459,6 +465,7 @@ class Settings:
     read_connections: int
     google_account_json_base64: str | None
     http2: bool
+    database_timeout: int
     startup_timeout: int
     shutdown_timeout: int
     #: MLflow's own setting MLFLOW_READ_REPLICA_BACKEND_STORE_URI.

@@ -1,0 +1,188 @@
+"""Who gets the next free thread, and when work ends that nobody waits for: one identity's slow queries can't take all threads.
+
+MLflow's handlers run in a few threads. Where others have asked lately, nobody holds the last of them; whoever runs the
+least comes first. A request whose client has gone, or that takes too long, ends: its query is cancelled, and if the
+database doesn't answer to that, its connection is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+
+    from starlette.types import Receive
+
+T = TypeVar("T")
+
+#: Others count for so long after they last asked.
+LATELY_S = 60.0
+#: From the cancellation of a query to the end of its connection.
+GRACE_S = 5.0
+
+
+class Turns:
+    """Hands out ``places`` that handlers run in; for one event loop.
+
+    :param places: how many may run at once.
+    :param clock: seconds, monotonic.
+    """
+
+    def __init__(self, places: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._places = places
+        self._clock = clock
+        self._running: Counter[Hashable] = Counter()
+        self._waiting: list[tuple[Hashable, asyncio.Future[None]]] = []
+        self._asked: dict[Hashable, float] = {}
+
+    @contextlib.asynccontextmanager
+    async def turn(self, who: Hashable) -> AsyncIterator[None]:
+        """Wait for a place, and hold it."""
+        self._asked.pop(who, None)
+        self._asked[who] = self._clock()  # the last one asked last
+        while len(self._asked) > 1000:
+            del self._asked[next(iter(self._asked))]
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((who, place))
+        self._admit()
+        try:
+            await place
+            yield
+        finally:
+            if place.done() and not place.cancelled():
+                self._running[who] -= 1
+                if not self._running[who]:
+                    del self._running[who]
+            else:
+                self._waiting.remove((who, place))
+            self._admit()
+
+    def _admit(self) -> None:
+        """Give free places to those who run the least; among these, to who has waited the longest."""
+        while self._waiting and (free := self._places - self._running.total()):
+            first = min(range(len(self._waiting)), key=lambda index: self._running[self._waiting[index][0]])
+            who, place = self._waiting[first]
+            if free == 1 and self._places > 1 and self._running[who] and self._others_lately(who):
+                return  # the last place is for somebody else
+            del self._waiting[first]
+            if place.cancelled():
+                continue
+            self._running[who] += 1
+            place.set_result(None)
+
+    def _others_lately(self, who: Hashable) -> bool:
+        """Tell whether somebody else asked lately, or runs."""
+        since = self._clock() - LATELY_S
+        return any(other != who for other in self._running) or any(
+            other != who and asked > since for other, asked in self._asked.items()
+        )
+
+
+class Connection(Protocol):
+    """What is used of a database connection (psycopg2's)."""
+
+    def cancel(self) -> None:
+        """Ask the server to cancel the query; callable from another thread."""
+
+    def fileno(self) -> int:
+        """Return the socket."""
+
+
+class Stopped(Exception):
+    """The work was told to end before this."""
+
+
+class Work:
+    """What one request does in the database, seen from outside its thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[Connection] = []
+        self._stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopped
+
+    def hold(self, connection: Connection) -> None:
+        """Note a connection that the work uses from now on.
+
+        Raises:
+            Stopped: if it was told to end.
+        """
+        with self._lock:
+            if self._stopped:
+                raise Stopped("The request was ended: its client has gone, or it took too long.")
+            self._held.append(connection)
+
+    def release(self, connection: Connection) -> bool:
+        """Note that the work has done with a connection; return whether somebody else may have it.
+
+        After ``stop`` nobody may: a cancellation may be under way, and would hit whatever runs on it next.
+        """
+        with self._lock, contextlib.suppress(ValueError):
+            self._held.remove(connection)
+        return not self._stopped
+
+    def stop(self) -> None:
+        """Cancel what the connections do, and let none be used any more; may block for as long as the network does."""
+        with self._lock:
+            self._stopped = True
+            held = list(self._held)
+        for connection in held:
+            # Whatever the driver raises: the next step doesn't ask it.
+            with contextlib.suppress(Exception):
+                connection.cancel()
+
+    def cut(self) -> None:
+        """End the connections that are still in use: whoever waits on one gets an error."""
+        with self._lock:
+            for connection in self._held:
+                with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as end:
+                    end.shutdown(socket.SHUT_RDWR)
+
+
+#: The work of the request that this thread serves; set for as long as its handler runs.
+current: contextvars.ContextVar[Work | None] = contextvars.ContextVar("gatehouse_work", default=None)
+
+
+async def supervise(work: Work, running: Awaitable[T], receive: Receive, limit_s: float) -> T:
+    """Return what ``running`` does; end its work when the client goes, or after ``limit_s`` seconds.
+
+    The work itself raises then, so that what it says (a status, an audit line) still comes from it.
+
+    Args:
+        receive: ASGI's; the body has been read, so its next message says that the client has gone.
+    """
+    task = asyncio.ensure_future(running)
+    gone = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await _end(work.stop, task)
+        if not task.done():
+            await _end(work.cut, task)
+        return await task
+    finally:
+        gone.cancel()
+
+
+async def _end(step: Callable[[], None], task: asyncio.Future[Any]) -> None:
+    """Take a step that may block in a thread of its own, and give the task time to end."""
+    threading.Thread(target=step, daemon=True).start()
+    await asyncio.wait({task}, timeout=GRACE_S)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
