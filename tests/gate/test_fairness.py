@@ -82,14 +82,21 @@ def forwarder(postgres: Postgres) -> Iterator[Forwarder]:
     part.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["true", "false"], ids=["the short way", "MLflow's way"])
 def slow_gate(
-    provider: Provider, postgres: Postgres, forwarder: Forwarder, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    provider: Provider,
+    postgres: Postgres,
+    forwarder: Forwarder,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gate]:
-    """A gate of one worker whose way to the database can go silent."""
-    uri = postgres.create(NAME).replace(f":{postgres.port}/", f":{forwarder.port}/")
+    """A gate of one worker whose way to the database can go silent: what reads is the event loop, or MLflow's handlers."""
+    if not postgres.sql(f"SELECT 1 FROM pg_database WHERE datname = '{NAME}'"):
+        postgres.create(NAME)
+    uri = f"postgresql://gatehouse:unused@127.0.0.1:{forwarder.port}/{NAME}"
     part = Gate(
-        tmp_path_factory.mktemp("slow"), provider, BACKEND_STORE_URI=uri, WORKERS="1", DATABASE_TIMEOUT=str(DATABASE_TIMEOUT_S)
+        tmp_path_factory.mktemp("slow"), provider, BACKEND_STORE_URI=uri, WORKERS="1", FAST_READS=request.param,
+        READ_CONNECTIONS="4", DATABASE_TIMEOUT=str(DATABASE_TIMEOUT_S),
     )  # fmt: skip
     with running(part):
         yield part

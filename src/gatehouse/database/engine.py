@@ -116,10 +116,7 @@ def took_too_long() -> Any:
     """Return the exception (``MlflowException``) of a request whose work was ended: MLflow answers 400, which no client repeats."""
     from mlflow.exceptions import MlflowException
 
-    return MlflowException.invalid_parameter_value(
-        "The database was still busy with this request after the server's DATABASE_TIMEOUT, or the client had gone; its query was "
-        "ended. Ask for less at once: fewer experiments, a shorter filter or order_by, a smaller max_results."
-    )
+    return MlflowException.invalid_parameter_value(fairness.TOOK_TOO_LONG)
 
 
 def register() -> None:

@@ -26,8 +26,14 @@ T = TypeVar("T")
 
 #: Others count for so long after they last asked.
 LATELY_S = 60.0
+#: Most requests are over before anybody looks whether their client has gone.
+PATIENCE_S = 0.2
 #: From the cancellation of a query to the end of its connection.
 GRACE_S = 5.0
+TOOK_TOO_LONG = (
+    "The database was still busy with this request after the server's DATABASE_TIMEOUT, or the client had gone; its query was "
+    "ended. Ask for less at once: fewer experiments, a shorter filter or order_by, a smaller max_results."
+)
 
 
 class Turns:
@@ -165,14 +171,38 @@ async def supervise(work: Work, running: Awaitable[T], receive: Receive, limit_s
         receive: ASGI's; the body has been read, so its next message says that the client has gone.
     """
     task = asyncio.ensure_future(running)
+    await _settle(task, receive, limit_s)
+    if not task.done():
+        await _end(work.stop, task)
+    if not task.done():
+        await _end(work.cut, task)
+    return await task
+
+
+async def within(running: Awaitable[T], receive: Receive, limit_s: float) -> T:
+    """Return what ``running`` does, which the event loop itself can cancel.
+
+    Raises:
+        Stopped: if its client went, or ``limit_s`` seconds passed.
+    """
+    task = asyncio.ensure_future(running)
+    try:
+        await _settle(task, receive, limit_s)
+        if task.done():
+            return task.result()
+    finally:
+        task.cancel()
+    raise Stopped("The request was ended: its client has gone, or it took too long.")
+
+
+async def _settle(task: asyncio.Future[Any], receive: Receive, limit_s: float) -> None:
+    """Wait until the task is done, its client has gone, or ``limit_s`` seconds have passed."""
+    await asyncio.wait({task}, timeout=PATIENCE_S)
+    if task.done():
+        return
     gone = asyncio.ensure_future(_until_gone(receive))
     try:
-        await asyncio.wait({task, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            await _end(work.stop, task)
-        if not task.done():
-            await _end(work.cut, task)
-        return await task
+        await asyncio.wait({task, gone}, timeout=limit_s - PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
     finally:
         gone.cancel()
 

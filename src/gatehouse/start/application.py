@@ -94,7 +94,8 @@ def build(settings: Settings, run_directory: Path, environment: Mapping[str, str
         layers.append(partial(ArtifactLayer, destination=destination, limit=settings.artifact_timeout))
     scripts = partial(StaticLayer, folder=static.source_folder(), compressed=static.compressed_folder())
     layers += [UiLayer, scripts, FailureLayer]
-    if settings.fast_reads and (reads := service.of(settings.backend_store_uri, settings.read_connections)):
+    database = settings.read_replica or settings.backend_store_uri
+    if settings.fast_reads and (reads := service.of(database, settings.read_connections, settings.database_timeout)):
         layers.append(partial(ReadsLayer, reads=reads))
     return Pipeline(stack(layers, Dispatcher(mlflow, flask, settings.workers, settings.database_timeout)), mlflow)
 

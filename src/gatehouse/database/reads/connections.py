@@ -9,23 +9,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2 import extensions
 
+from gatehouse.pipeline.fairness import Turns
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 #: A compiled plan of so many statements is kept on each connection.
 PREPARED = 64
-#: The compiler of PostgreSQL takes longer than any of these queries; nothing here writes.
-_SETTINGS = "SET jit = off; SET default_transaction_read_only = on"
+#: The compiler of PostgreSQL takes longer than any of these queries; nothing here writes. Not where a pooler stands in between, whose
+#: connections others get next: it names another backend than the one that answers.
+_SETTINGS = (
+    "SELECT set_config('jit', 'off', false), set_config('default_transaction_read_only', 'on', false),"
+    " set_config('statement_timeout', %s, false) WHERE pg_backend_pid() = %s"
+)
 
 
 class Unavailable(Exception):
-    """No connection could be made in time."""
+    """No connection could be made in time, or none that can be used so."""
+
+
+class Pooled(Unavailable):
+    """A pooler stands in between: what is prepared on a connection, and set, would be somebody else's next."""
 
 
 class Connection:
@@ -43,10 +54,11 @@ class Connection:
         self.is_alive = True
 
     @classmethod
-    async def open(cls, arguments: Mapping[str, Any], limit_s: float) -> Connection:
+    async def open(cls, arguments: Mapping[str, Any], limit_s: float, statement_limit_s: float) -> Connection:
         """Connect.
 
         Raises:
+            Pooled: if that leads to a pooler.
             psycopg2.Error: if the server refuses.
             TimeoutError: after ``limit_s`` seconds.
         """
@@ -54,11 +66,19 @@ class Connection:
         try:
             async with asyncio.timeout(limit_s):
                 await connection._wait()
-                await connection._run(_SETTINGS)
+                limit_ms = str(int(statement_limit_s * 1000))
+                with contextlib.closing(await connection._run(_SETTINGS, (limit_ms, connection.backend))) as cursor:
+                    if cursor.rowcount != 1:
+                        raise Pooled("PgBouncer, or another pooler, stands in front of the database")
         except BaseException:
             connection.close()
             raise
         return connection
+
+    @property
+    def backend(self) -> int:
+        """The server's process, as it was named when the connection was made."""
+        return int(self._raw.info.backend_pid)
 
     async def fetch(self, statement: str, types: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         """Run a statement, whose parameters are ``$1`` and so on; return its rows.
@@ -104,7 +124,7 @@ class Connection:
         try:
             await self._waiter
         except asyncio.CancelledError:
-            self.close()
+            self.abandon()
             raise
         finally:
             self._waiter = None
@@ -147,6 +167,13 @@ class Connection:
                 self._writing = False
             self._fd = -1
 
+    def abandon(self) -> None:
+        """End what it does at the server too, and close it; that may take as long as the network does, and is not waited for."""
+        if self.is_alive:
+            self.is_alive = False
+            self._forget()
+            threading.Thread(target=_end, args=[self._raw], daemon=True).start()
+
     def close(self) -> None:
         """Close it, whatever it does."""
         if self.is_alive:
@@ -155,28 +182,43 @@ class Connection:
             self._raw.close()
 
 
+def _end(raw: Any) -> None:
+    with contextlib.suppress(psycopg2.Error):
+        raw.cancel()
+    raw.close()
+
+
 class Connections:
     """So many connections at most, made when they are needed, for the event loop that uses them first.
 
     :param arguments: what ``psycopg2.connect`` takes.
     :param size: connections at most.
     :param limit_s: how long making one may take, in seconds.
+    :param statement_limit_s: how long a statement may take.
     """
 
-    def __init__(self, arguments: Callable[[], Mapping[str, Any]], size: int, limit_s: float) -> None:
+    def __init__(
+        self, arguments: Callable[[], Mapping[str, Any]], size: int, limit_s: float, statement_limit_s: float
+    ) -> None:
         self._arguments = functools.cache(arguments)
         self._limit_s = limit_s
-        self._free = asyncio.Semaphore(size)
+        self._statement_limit_s = statement_limit_s
+        self._turns = Turns(size)
+        self._pooled = False
         self._idle: list[Connection] = []
 
-    async def fetch(self, statement: str, types: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
-        """Run a statement on a free connection; return its rows. A connection that was found dead is tried once more, anew.
+    async def fetch(
+        self, statement: str, types: str, parameters: Sequence[object], who: str | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement on a free connection, when it is the turn of ``who``; return its rows.
+
+        A connection that was found dead is tried once more, anew.
 
         Raises:
             psycopg2.Error: if it fails.
             Unavailable: if no connection could be made in time.
         """
-        async with self._free:
+        async with self._turns.turn(who):
             while True:
                 connection = await self._take()
                 try:
@@ -203,7 +245,12 @@ class Connections:
             connection = self._idle.pop()
             if connection.is_alive:
                 return connection
+        if self._pooled:
+            raise Pooled
         try:
-            return await Connection.open(self._arguments(), self._limit_s)
+            return await Connection.open(self._arguments(), self._limit_s, self._statement_limit_s)
+        except Pooled:
+            self._pooled = True
+            raise
         except TimeoutError:
             raise Unavailable(f"no connection to the database within {self._limit_s} s") from None

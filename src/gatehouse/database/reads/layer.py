@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline.dispatch import WORKSPACE_HEADER
+from gatehouse.pipeline.dispatch import WORKSPACE_HEADER, who
+from gatehouse.pipeline.fairness import TOOK_TOO_LONG, Stopped, within
+from gatehouse.pipeline.responses import error_response, send_all
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -33,7 +35,14 @@ class ReadsLayer:
         if self._reads.takes(context.operation, context.method) and not context.header(WORKSPACE_HEADER):
             kind = context.header(b"content-type").decode("latin-1")
             query = context.scope["query_string"]
-            parts = await self._reads.answer(str(context.operation), context.method, query, kind, context.body or b"")
+            answering = self._reads.answer(
+                str(context.operation), context.method, query, kind, context.body or b"", who(context)
+            )
+            try:
+                parts = await within(answering, context.receive, self._reads.limit_s)
+            except Stopped:
+                await send_all(send, error_response(400, "INVALID_PARAMETER_VALUE", TOOK_TOO_LONG))
+                return
         if parts is None:
             await self._app(context, send)
             return

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from gatehouse.database.reads import experiments, histories, runs
 from gatehouse.database.reads.query import Declined, Query
+from gatehouse.pipeline import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,13 +33,15 @@ class _Fields:
 
     def text(self, name: str) -> str | None:
         value = self._left.pop(name, None)
-        if value is not None and (not isinstance(value, str) or "\0" in value):
+        if value is not None and (not isinstance(value, str) or "\0" in value or limits.problem([(name, value)])):
             raise Declined
         return value
 
     def texts(self, name: str) -> list[str]:
         value = self._left.pop(name, [])
         if not isinstance(value, list) or not all(isinstance(one, str) and "\0" not in one for one in value):
+            raise Declined
+        if limits.problem([(name, value)]):
             raise Declined
         return value
 
