@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import warnings
@@ -169,3 +171,20 @@ def test_a_client_cannot_make_the_router_remember_more_and_more() -> None:
         router.find(scope("GET", f"/nowhere/{number}"))
         router.find(scope(f"METHOD{number}", "/"))
     assert len(router._known) < 10
+
+
+def test_whatever_submits_a_job_is_an_admins() -> None:
+    """It runs code on the server and spends a provider's money; found in MLflow's sources, so that a new one can't hide."""
+    from mlflow.server import handlers, job_api
+
+    submitting = set()
+    for module in (handlers, job_api):
+        for function in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and any(
+                isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "submit_job"
+                for call in ast.walk(function)
+            ):
+                submitting.add(function.name.removeprefix("_").removesuffix("_handler"))
+    assert "invoke_scorer" in submitting
+    assert {name: table.OPERATIONS[name] for name in submitting} == dict.fromkeys(submitting, Access.ADMIN)
+    assert table.OPERATIONS["upsert_online_scoring_config"] is Access.ADMIN  # MLflow submits jobs by it from then on

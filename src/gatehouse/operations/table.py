@@ -48,13 +48,13 @@ anthropic_passthrough_messages cancel_job cancel_prompt_optimization_job chat_co
 complete_multipart_upload_artifact create_assessment create_dataset create_experiment create_issue
 create_label_schema create_logged_model create_mcp_access_endpoint create_mcp_server create_mcp_server_version
 create_model_version create_multipart_upload_artifact create_presigned_upload_url
-create_prompt_optimization_job create_registered_model create_review_queue create_run delete_assessment
+create_registered_model create_review_queue create_run delete_assessment
 delete_dataset_tag delete_experiment delete_experiment_tag delete_logged_model delete_logged_model_tag
 delete_mcp_server_alias delete_mcp_server_tag delete_mcp_server_version_tag delete_model_version_tag
 delete_registered_model_alias delete_registered_model_tag delete_run delete_tag delete_trace_tag
 delete_trace_tag_v3 deprecated_end_trace_v2 deprecated_start_trace_v2 export_traces finalize_logged_model
 gemini_passthrough_generate_content gemini_passthrough_stream_generate_content generate_demo
-get_or_create_user_queue invocations invoke_genai_evaluate invoke_issue_detection invoke_scorer
+get_or_create_user_queue invocations
 link_prompts_to_trace link_traces_to_run log_batch log_inputs log_logged_model_params log_metric log_model
 log_outputs log_param openai_passthrough_chat openai_passthrough_embeddings openai_passthrough_responses
 openai_passthrough_responses_compact raw_proxy register_scorer remove_dataset_from_experiments
@@ -65,7 +65,7 @@ set_registered_model_alias set_registered_model_tag set_review_queue_item_status
 set_trace_tag_v3 start_trace_v3 transition_stage typesafe_passthrough_system_one update_assessment
 update_experiment update_issue update_label_schema update_mcp_access_endpoint update_mcp_server
 update_mcp_server_version update_model_version update_registered_model update_review_queue update_run
-upload_artifact upsert_dataset_records upsert_online_scoring_config
+upload_artifact upsert_dataset_records
 """
 
 _ADMIN = """
@@ -79,9 +79,15 @@ delete_mcp_access_endpoint delete_mcp_server delete_mcp_server_version delete_mo
 delete_prompt_optimization_job delete_registered_model delete_review_queue delete_scorer delete_traces
 delete_webhook delete_workspace detach_model_from_gateway_endpoint
 get_gateway_secret_info get_webhook list_gateway_secrets list_webhooks remove_guardrail_from_endpoint
-set_gateway_endpoint_tag submit_job test_webhook
+set_gateway_endpoint_tag test_webhook
 update_budget_policy update_endpoint_guardrail_config update_gateway_endpoint update_gateway_model_definition
 update_gateway_secret update_webhook update_workspace
+"""
+
+# Each has MLflow submit jobs, the last one by itself from then on: they run code on the server, and spend a provider's money.
+_JOBS = """
+submit_job create_prompt_optimization_job invoke_genai_evaluate invoke_issue_detection invoke_scorer
+upsert_online_scoring_config
 """
 
 # The assistant runs commands on the server's machine for whoever it takes for a local caller.
@@ -97,6 +103,7 @@ OPERATIONS: Mapping[str, Access] = {
         (Access.READ, _READ),
         (Access.WRITE, _WRITE),
         (Access.ADMIN, _ADMIN),
+        (Access.ADMIN, _JOBS),
         (Access.CLOSED, _CLOSED),
     )
     for name in names.split()
