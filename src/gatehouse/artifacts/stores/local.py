@@ -84,6 +84,25 @@ def _stat(found: os.stat_result) -> Stat:
     return Stat(found.st_size, etag, datetime.fromtimestamp(found.st_mtime, timezone.utc))
 
 
+def _make_folder(name: str, parent: int, mode: int = 0o777) -> None:
+    """Make a folder if it isn't there, and have its name on the disk: an artifact in it outlives a crash only with it."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, mode, dir_fd=parent)
+        os.fsync(parent)
+
+
+def _make_folders(path: str) -> None:
+    """Make a folder and those above it, as :func:`_make_folder` does."""
+    above, name = os.path.split(path.rstrip("/"))
+    if not os.path.isdir(above):  # noqa: PTH112
+        _make_folders(above)
+    parent = os.open(above, _FOLDER)
+    try:
+        _make_folder(name, parent)
+    finally:
+        os.close(parent)
+
+
 class LocalStore(Store):
     """A folder; ``destination`` is its ``file://`` URL."""
 
@@ -95,14 +114,13 @@ class LocalStore(Store):
         """Open a folder by its path; yield its descriptor."""
         if path.split("/", 1)[0] == UPLOADS:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
-        if create:
-            os.makedirs(self._root, exist_ok=True)  # noqa: PTH103 - a text, as everywhere in here
+        if create and not os.path.isdir(self._root):  # noqa: PTH112 - a text, as everywhere in here
+            _make_folders(self._root)
         folder = os.open(self._root, _FOLDER)  # the root itself may be a link: whoever runs the server made it
         try:
             for name in filter(None, path.split("/")):
                 if create:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, dir_fd=folder)
+                    _make_folder(name, folder)
                 below = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
                 os.close(folder)
                 folder = below
@@ -146,8 +164,7 @@ class LocalStore(Store):
     def _uploads(self) -> Iterator[int]:
         """Open the folder that uploads are written in."""
         with self._folder("", create=True) as root:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(UPLOADS, 0o700, dir_fd=root)
+            _make_folder(UPLOADS, root, 0o700)
             folder = os.open(UPLOADS, _FOLDER | os.O_NOFOLLOW, dir_fd=root)
         try:
             yield folder
