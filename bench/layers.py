@@ -50,8 +50,13 @@ folder, layered = Path(sys.argv[1]), sys.argv[2] == "with"
 settings = load(os.environ)
 mlflow_app.configure(settings)
 if layered:
+    from gatehouse.pipeline.audit_log import AuditLog
     from gatehouse.start import application
-    app = application.build(settings, folder, os.environ)
+    from gatehouse.start.output import write_in_thread
+    from gatehouse.start.plan import ServerPlan
+    log = AuditLog(1)
+    log.connect(write_in_thread(1))
+    app = application.build(ServerPlan.alone(settings, folder, sys.argv[3].encode()), log)
 else:
     from functools import partial
     from gatehouse.pipeline.dispatch import Dispatcher
@@ -70,8 +75,11 @@ START_LIMIT_S = 60
 ALONE = """
 import asyncio, json, os, sys, time
 from pathlib import Path
+from gatehouse.pipeline.audit_log import AuditLog
 from gatehouse.start import application
 from gatehouse.start import mlflow_app
+from gatehouse.start.output import write_in_thread
+from gatehouse.start.plan import ServerPlan
 from gatehouse.upstream import application as upstream_application
 from gatehouse.start.settings import load
 
@@ -86,7 +94,9 @@ async def at_once(context, send):
     await send({"type": "http.response.body", "body": b"{}"})
 
 application.Dispatcher = lambda *_: at_once
-app = application.build(settings, folder, os.environ)
+log = AuditLog(1)
+log.connect(write_in_thread(1))
+app = application.build(ServerPlan.alone(settings, folder, sys.argv[3].encode()), log)
 
 async def best(method, path, body):
     async def receive():
@@ -109,9 +119,8 @@ for method, path, body in json.loads(sys.stdin.read()):
 
 
 def prepare(folder: Path) -> None:
-    """Make what the application reads at its start, as `gatehouse prepare` leaves it."""
+    """Make what the application reads at its start, as a start leaves it."""
     folder.mkdir()
-    (folder / "proof").write_text(PROOF)
     discovery.publish(folder / discovery.FOLDER, {}, None, "")
 
 
@@ -125,7 +134,7 @@ def measure_alone(folder: Path) -> list[str]:
         ("POST", "/api/2.0/mlflow/runs/log-batch", json.dumps({"run_id": "x" * 32, "metrics": metrics})),
     ]
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(folder), headers],
+        [sys.executable, "-c", ALONE, str(folder), headers, PROOF],
         env=environment(folder), input=json.dumps(requests), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True, timeout=120, check=False,
     )  # fmt: skip
@@ -141,7 +150,6 @@ def environment(folder: Path) -> dict[str, str]:
         "PUBLIC_URL": "http://localhost",
         "BACKEND_STORE_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "ARTIFACTS_DESTINATION": str(folder / "artifacts"),
-        "OAUTH2_PROXY_COOKIE_NAME": "_gatehouse",
     }
 
 
@@ -153,7 +161,10 @@ class Server:
         self.path = str(folder / "socket")
         with (folder / "out").open("wb") as out, (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVER, str(folder), kind], env=environment(folder), stdout=out, stderr=log
+                [sys.executable, "-c", SERVER, str(folder), kind, PROOF],
+                env=environment(folder),
+                stdout=out,
+                stderr=log,
             )
         deadline = time.monotonic() + START_LIMIT_S
         while not Path(self.path).exists():

@@ -164,7 +164,7 @@ class Requests:
         The two are loaded in turn, and the medians of three rounds are compared.
         """
         folder = setup.run_directory()
-        proof = base64.b64encode(b"alice@example.com:" + (folder / "proof").read_bytes()).decode()
+        proof = base64.b64encode(b"alice@example.com:" + setup.proof()).decode()
         identity = {"Authorization": f"Basic {proof}", "X-Forwarded-Email": "alice@example.com"}
         socket = f"-unix-socket={folder / 'mlflow.sock'}"
         through, straight = [], []

@@ -90,6 +90,15 @@ class SetUp:
                 return Path(os.fsdecode(words[words.index(b"--run-directory") + 1]))
         raise RuntimeError(f"{self.name} has no process of gatehouse")
 
+    def proof(self) -> bytes:
+        """Return the value by which oauth2-proxy proves itself to MLflow's side."""
+        name = b"OAUTH2_PROXY_BASIC_AUTH_PASSWORD="
+        for pid in self.processes():
+            for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if entry.startswith(name):
+                    return entry.removeprefix(name)
+        raise RuntimeError(f"{self.name} has no process of oauth2-proxy")
+
     def memory(self) -> float:
         """Return the proportional set size of all its processes, in MiB (proc(5), smaps_rollup)."""
         total = 0

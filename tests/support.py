@@ -236,7 +236,7 @@ class Gate:
         return self.log_path.read_text(errors="replace")
 
     def children(self) -> dict[str, int]:
-        """Return the process ids of start.sh's children by the program's name."""
+        """Return the process ids of start.sh's children by the part's name; MLflow's first worker is the ``server``."""
         assert self.process is not None
         listing = subprocess.run(
             ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
@@ -244,11 +244,15 @@ class Gate:
             text=True,
             check=False,
         )
-        found = {}
+        found: dict[str, int] = {}
+        workers = -1
         for line in listing.stdout.splitlines():
             pid, _, command = line.strip().partition(" ")
             if "gatehouse serve" in command:
-                found["server"] = int(pid)
+                workers += 1
+                found[f"worker {workers}" if workers else "server"] = int(pid)
+            elif "mlflow.server.jobs" in command:
+                found["runner"] = int(pid)
             elif "gatehouse-listener" in command:
                 found["listener"] = int(pid)
             elif "oauth2-proxy" in command:

@@ -64,7 +64,10 @@ def straight(gate: Gate, *headers: tuple[str, str], path: str = WHOAMI, method: 
 
 def proof(gate: Gate, user: str = "alice@example.com") -> tuple[str, str]:
     """Return the header by which the proxy proves itself."""
-    secret = (socket_folder(gate) / "proof").read_bytes()
+    environment = Path(f"/proc/{gate.children()['proxy']}/environ").read_bytes().split(b"\0")
+    secret = next(entry for entry in environment if entry.startswith(b"OAUTH2_PROXY_BASIC_AUTH_PASSWORD=")).partition(
+        b"="
+    )[2]
     return "Authorization", "Basic " + base64.b64encode(user.encode() + b":" + secret).decode()
 
 

@@ -78,4 +78,4 @@ def test_health_tells_a_running_gate_from_none(gate: Gate) -> None:
         check=False,
     )
     assert none.returncode == Exit.UNAVAILABLE
-    assert "nothing answers on port" in none.stderr
+    assert "nothing answers at" in none.stderr

@@ -57,7 +57,7 @@ def settings(**changed: str) -> dict[str, str]:
 
 
 def problems(folder: Path, **changed: str) -> list[Problem]:
-    """Return what `gatehouse prepare` says of a changed environment."""
+    """Return what a start says of a changed environment."""
     try:
         prepare(settings(**changed), ROOT / "oauth2_proxy.cfg.tmpl", folder)
     except SettingsError as error:
@@ -185,11 +185,12 @@ def test_a_file_of_ones_own_is_judged_too(tmp_path: Path) -> None:
     assert sorted(problem.what.partition(",")[0] for problem in told) == ["has redirect_url", "has trusted_ips"]
     text = own.read_text().replace("/sso/callback", "/oauth2/callback").replace('trusted_ips = ["10.0.0.0/8"]\n', "")
     own.write_text(text)
-    assert not problems(tmp_path, OAUTH_PROXY_CONFIG=str(own))
-    variables = (tmp_path / "proxy.env").read_text().split("\0")
-    opened = open_paths(client_to_hand_out(ROOT / "oauth2_proxy.cfg.tmpl"))
-    assert f"OAUTH2_PROXY_SKIP_AUTH_ROUTES=GET={opened},HEAD={opened}" in variables
-    assert "OAUTH2_PROXY_PROXY_PREFIX=/oauth2" in variables
+    (tmp_path / "run").mkdir()
+    template = ROOT / "oauth2_proxy.cfg.tmpl"
+    variables = prepare(settings(OAUTH_PROXY_CONFIG=str(own)), template, tmp_path / "run").proxy.environment
+    opened = open_paths(client_to_hand_out(template))
+    assert variables["OAUTH2_PROXY_SKIP_AUTH_ROUTES"] == f"GET={opened},HEAD={opened}"
+    assert variables["OAUTH2_PROXY_PROXY_PREFIX"] == "/oauth2"
 
 
 def test_kubernetes_service_links_are_no_settings(tmp_path: Path) -> None:
@@ -201,8 +202,8 @@ def test_kubernetes_service_links_are_no_settings(tmp_path: Path) -> None:
             f"{service}_PORT": "tcp://10.96.0.7:80", f"{service}_PORT_80_TCP": "tcp://10.96.0.7:80",
             f"{service}_PORT_80_TCP_PROTO": "tcp", f"{service}_PORT_80_TCP_PORT": "80", f"{service}_PORT_80_TCP_ADDR": "10.96.0.7",
         }  # fmt: skip
-    assert not problems(tmp_path, **links)
-    assert "SERVICE_HOST" not in (tmp_path / "proxy.env").read_text()
+    plan = prepare(settings(**links), ROOT / "oauth2_proxy.cfg.tmpl", tmp_path)
+    assert not [name for name in plan.proxy.environment if "SERVICE_HOST" in name]
     (told,) = problems(tmp_path, MLFLOW_PORT="5000")
     assert (told.name, told.fix) == ("MLFLOW_PORT", "use PORT")
 

@@ -9,8 +9,11 @@ from gatehouse.exit_codes import Exit
 
 #: subcommand → (module, what it does). Each module has ``main(argv: list[str]) -> int``.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "serve": ("gatehouse.start.server", "run MLflow on its private socket (start.sh calls this)"),
-    "prepare": ("gatehouse.start.prepare", "check all settings and render the proxy's (start.sh calls this)"),
+    "start": (
+        "gatehouse.start.supervisor",
+        "check all settings, then run MLflow and the proxy (start.sh becomes this)",
+    ),
+    "serve": ("gatehouse.start.server", "run MLflow on its private socket (`gatehouse start` calls this)"),
     "migrate": ("gatehouse.commands.migrate", "upgrade the database's schema to the installed MLflow's"),
     "gc": ("gatehouse.commands.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),

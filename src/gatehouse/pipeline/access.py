@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Send
 
     from gatehouse.operations.router import Router
-    from gatehouse.pipeline.audit import AuditLog
+    from gatehouse.pipeline.audit_log import AuditLog
     from gatehouse.pipeline.context import Context, Handler
     from gatehouse.policy.roles import Policy
     from gatehouse.policy.source import PolicySource

@@ -6,23 +6,21 @@ of things (experiment, run, model, artifact path), never a token, a parameter, a
 secret.
 
 A write is not let through while stdout can't be written to, and one whose line fails to be written isn't
-acknowledged: see docs/decisions/.
+acknowledged (docs/decisions/0007). The line itself goes to the log's one writer, by :mod:`gatehouse.pipeline.audit_log`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime
 import json
-import os
 import re
-import select
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from gatehouse.pipeline.audit_log import AuditError
+from gatehouse.pipeline.audit_wire import MAX_LINE
 from gatehouse.pipeline.context import MAX_TEXT
 from gatehouse.pipeline.responses import error_response, send_all
 
@@ -31,12 +29,9 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Scope, Send
 
+    from gatehouse.pipeline.audit_log import AuditLog
     from gatehouse.pipeline.context import Context, Handler
 
-#: A write of so many bytes to a pipe is not mixed with that of another process (pipe(7), PIPE_BUF).
-MAX_LINE = 4096
-#: Seconds that a reader of the log may stall before writes are refused.
-PATIENCE = 5.0
 #: Operation → where its answer tells the identifier of what it made.
 _MADE: Mapping[str, tuple[str, ...]] = {
     "create_assessment": ("assessment", "assessment_id"),
@@ -54,73 +49,6 @@ _MADE: Mapping[str, tuple[str, ...]] = {
 
 _TRACE = re.compile(rb"([0-9a-f]{32})(?:/([0-9]{1,20}))?(?:;o=([01]))?", re.IGNORECASE)
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-
-
-class AuditError(Exception):
-    """The line couldn't be written."""
-
-
-class AuditLog:
-    """Writes whole lines to a file descriptor, and knows whether that works.
-
-    :param descriptor: stdout, unless a test says otherwise.
-    """
-
-    def __init__(self, descriptor: int = 1) -> None:
-        self._descriptor = descriptor
-        self._poll: select.poll | None = None
-        self._broken = False
-
-    async def ready(self) -> bool:
-        """Return whether a line can be written now: the reader is there, and the disk isn't full."""
-        if self._broken:
-            probe = {
-                "severity": "WARNING",
-                "message": "the audit log can be written again; writes are let through",
-            }
-            try:
-                await self.write(_line(probe))
-            except AuditError:
-                return False
-        try:
-            await self._writable()
-        except AuditError:
-            return False
-        return True
-
-    async def write(self, line: bytes) -> None:
-        """Write one line, which ends with a line feed; raise AuditError if it can't be."""
-        try:
-            await self._writable()
-            written = os.write(self._descriptor, line)
-        except (OSError, AuditError) as error:
-            self._notice(error)
-            raise AuditError(str(error)) from error
-        if written != len(line):
-            self._notice("only a part of a line was written")
-            raise AuditError("only a part of the line was written")
-        self._broken = False
-
-    async def _writable(self) -> None:
-        """Wait until PIPE_BUF bytes can be written at once, for as long as PATIENCE."""
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(self._descriptor, select.POLLOUT)
-        events = self._poll.poll(0)
-        if not events:
-            poll = self._poll
-            events = await asyncio.get_running_loop().run_in_executor(None, lambda: poll.poll(PATIENCE * 1000))
-        if not events:
-            raise AuditError(f"nothing has read stdout for {PATIENCE:g} s")
-        if events[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
-            raise AuditError("stdout is closed")
-
-    def _notice(self, error: object) -> None:
-        if not self._broken:
-            self._broken = True
-            message = f"gatehouse: error: the audit log can't be written ({error}); writes are refused"
-            with contextlib.suppress(OSError):  # nobody may be left to tell; the refusals tell the clients
-                print(message, file=sys.stderr, flush=True)
 
 
 class AuditLayer:
@@ -153,16 +81,24 @@ class AuditLayer:
         """Return whether this request gets a line: writes, and refusals (MLflow's own too: it has some)."""
         return context.refusal is not None or self._reads or status in {401, 403} or context.is_write
 
-    async def write(self, context: Context, scope: Scope, status: int, seconds: float) -> None:
-        """Write the line of a request; ``scope`` is the request as it came."""
-        await self._log.write(fit(self.entry(context, scope, status, seconds)))
+    def begin(self, context: Context, scope: Scope, seconds: float) -> int:
+        """Leave the line of a write that can happen from now on; return the number by which :meth:`write` replaces it."""
+        return self._log.open(fit(self.entry(context, scope, None, seconds)))
 
-    def entry(self, context: Context, scope: Scope, status: int, seconds: float) -> dict[str, Any]:
-        """Return what the line of a request says, uncut."""
+    async def write(
+        self, context: Context, scope: Scope, status: int, seconds: float, number: int | None = None
+    ) -> None:
+        """Write the line of a request; ``scope`` is the request as it came."""
+        await self._log.write(fit(self.entry(context, scope, status, seconds)), number)
+
+    def entry(self, context: Context, scope: Scope, status: int | None, seconds: float) -> dict[str, Any]:
+        """Return what the line of a request says, uncut; without a status, nobody will know its result."""
         route, identity = context.route, context.identity
         action = (route and route.operation) or "none"
         result = (
-            "refused"
+            "unknown"
+            if status is None
+            else "refused"
             if context.refusal is not None
             else "failed"
             if status >= 500
@@ -170,7 +106,7 @@ class AuditLayer:
             if status < 400
             else "rejected"
         )
-        severity = {"refused": "WARNING", "failed": "ERROR"}.get(result, "NOTICE")
+        severity = {"refused": "WARNING", "failed": "ERROR", "unknown": "ERROR"}.get(result, "NOTICE")
         who = identity.email if identity else "somebody unverified"
         what = " ".join(f"{name}={text}" for name, text in context.objects.items())
         headers = dict(scope["headers"])
@@ -178,7 +114,7 @@ class AuditLayer:
             "requestMethod": scope["method"][:16],
             # Without the query, which may carry what isn't ours to log.
             "requestUrl": scope["path"][: 2 * MAX_TEXT],
-            "status": status,
+            **({} if status is None else {"status": status}),
             "latency": f"{seconds:.6f}s",
             "userAgent": headers.get(b"user-agent", b"").decode("utf-8", "replace")[:MAX_TEXT],
         }
@@ -202,7 +138,7 @@ class AuditLayer:
         entry: dict[str, Any] = {
             "severity": severity,
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds"),
-            "message": f"{who} {action} {what}: {result} ({status})"[: 2 * MAX_TEXT],
+            "message": f"{who} {action} {what}: {result} ({status or 'its process died'})"[: 2 * MAX_TEXT],
             "httpRequest": request,
             "logging.googleapis.com/labels": {"log": "audit"},
             **self._trace(headers),
@@ -266,6 +202,17 @@ class _Answer:
         self._decided = False
         self._cut_off = False
         self._held: Message | None = None
+        self._number: int | None = None
+        context.begin = self._begin
+
+    def _begin(self) -> None:
+        if self._context.is_write:
+            seconds = time.perf_counter() - self._started
+            self._number = self._layer.begin(self._context, self._scope, seconds)
+
+    async def _write(self, status: int) -> None:
+        seconds = time.perf_counter() - self._started
+        await self._layer.write(self._context, self._scope, status, seconds, self._number)
 
     async def send(self, message: Message) -> None:
         """Pass a message of the answer on, after the line is written."""
@@ -295,7 +242,7 @@ class _Answer:
         assert self._held is not None  # noqa: S101 - for mypy
         start, self._held, self._decided = self._held, None, True
         try:
-            await self._layer.write(self._context, self._scope, start["status"], time.perf_counter() - self._started)
+            await self._write(start["status"])
         except AuditError:
             if self._context.refusal is not None or not self._context.is_write:
                 await self._send(start)  # nothing was changed, so the answer tells the truth
@@ -323,7 +270,22 @@ class _Answer:
         if not self._decided and self._layer.wants(self._context, 500):
             self._decided = True
             with contextlib.suppress(AuditError):  # it was said on stderr; there is no answer to hold back
-                await self._layer.write(self._context, self._scope, 500, time.perf_counter() - self._started)
+                await self._write(500)
+
+
+class IntentLayer:
+    """Layer, the last one before anything can change: a write that MLflow makes has its line from here on.
+
+    Should this worker die before the answer, the log's writer writes the line in its place, with the result ``unknown``.
+    """
+
+    def __init__(self, app: Handler) -> None:
+        self._app = app
+
+    async def __call__(self, context: Context, send: Send) -> None:
+        """Serve one request."""
+        context.begin()
+        await self._app(context, send)
 
 
 def _unwritable(message: str) -> tuple[Message, Message]:

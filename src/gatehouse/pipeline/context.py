@@ -99,6 +99,8 @@ class Context:
     objects: dict[str, str] = field(default_factory=dict)
     #: What a client claimed to be, where that isn't what is recorded.
     claimed: str | None = None
+    #: Leaves the audit line of a write that can happen from now on; AuditLayer sets it.
+    begin: Callable[[], None] = lambda: None
 
     @cached_property
     def request_id(self) -> str:

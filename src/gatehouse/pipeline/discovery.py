@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatehouse import __version__
+from gatehouse.pipeline import readiness
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -76,7 +77,7 @@ class Client:
 def open_paths(client: Client | None) -> str:
     """Return the regular expression (Go's RE2) of the paths that the proxy lets through without a sign-in."""
     files = f"(/{re.escape(REQUIREMENTS)}|/{re.escape(client.file_name)})?" if client else ""
-    return f"^{re.escape(PATH)}{files}$"
+    return f"^({re.escape(PATH)}{files}|{re.escape(readiness.PATH)})$"
 
 
 def publish(folder: Path, about: Mapping[str, Any], client: Client | None, public_url: str) -> None:

@@ -1,22 +1,19 @@
-"""``gatehouse prepare``: check all settings, then write what start.sh hands to the two processes.
+"""Check all settings, and make the plan of the start from them; nothing is started.
 
-Into the private run directory go ``proxy.cfg`` (rendered, unless OAUTH_PROXY_CONFIG is used), ``proxy.env``,
-``server.env`` and, with HTTP2=true, ``listener.env`` (NUL-separated assignments: each process gets what it needs and no secret of the others), and
-``proof``, a random value of this start by which MLflow's side knows the proxy, and ``published``, the folder of what strangers may
-read. Nothing is started.
+Into the private run directory go ``proxy.cfg``, rendered or the user's own, and ``published``, the folder of what strangers may
+read. All else is in the :class:`~gatehouse.start.plan.Plan`.
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import re
 import secrets
 import shutil
 import socket
-import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +21,8 @@ import tomllib
 
 from gatehouse.exit_codes import Exit
 from gatehouse.pipeline import discovery
-from gatehouse.start import proxy_config, verdicts
+from gatehouse.start import jobs, proxy_config, verdicts
+from gatehouse.start.plan import PROXY_CONFIG_NAME, SOCKET_NAME, Plan, Program, ServerPlan
 from gatehouse.start.settings import (
     SECRETS,
     SOCKET_PATH_BYTES,
@@ -35,24 +33,12 @@ from gatehouse.start.settings import (
     read_secret_files,
 )
 
-SOCKET_NAME = "mlflow.sock"
-PROOF_NAME = "proof"
-
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that only this user can read, whatever the umask."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-
-
-def environment_block(environment: Mapping[str, str]) -> bytes:
-    """Return ``NAME=value`` assignments, each ended by NUL, the only byte that no value can have.
-
-    Names that a shell can't export (``a.b``) are left out.
-    """
-    named = ((name, value) for name, value in environment.items() if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name))
-    return b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in named)
 
 
 def check_folder(name: str, folder: Path) -> list[Problem]:
@@ -146,11 +132,22 @@ def check_port(address: str) -> list[Problem]:
     return []
 
 
-def server_environment(environment: Mapping[str, str], public_url: str, cookie_name: str) -> dict[str, str]:
-    """Return the environment of MLflow's side: everything but the proxy's secrets."""
-    secret = re.compile(r"OAUTH2_PROXY_.*(SECRET|PASSWORD|TOKEN|KEY|URLS?)(_FILE)?")
-    kept = {name: value for name, value in environment.items() if not secret.fullmatch(name)}
-    return {**kept, "PUBLIC_URL": public_url, "OAUTH2_PROXY_COOKIE_NAME": cookie_name}
+#: What changes how an interpreter of Python or a shell runs at all, and is meant for another one.
+FOREIGN = re.compile(
+    r"PYTHON(WARNINGS|INSPECT|STARTUP|DEVMODE|BREAKPOINT|VERBOSE|DEBUG)|SHELLOPTS|BASHOPTS|BASH_ENV|ENV|BASH_FUNC_.*"
+)
+#: The proxy's secrets, as settings and as files.
+OF_PROXY = re.compile(r"OAUTH2_PROXY_.*(SECRET|PASSWORD|TOKEN|KEY|URLS?)(_FILE)?")
+
+
+def server_environment(environment: Mapping[str, str], public_url: str) -> dict[str, str]:
+    """Return the environment of MLflow's side: everything but the proxy's secrets, and what isn't meant for it."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not OF_PROXY.fullmatch(name) and not FOREIGN.fullmatch(name) and name != "GOOGLE_ACCOUNT_JSON_BASE64"
+    }
+    return {**kept, "PUBLIC_URL": public_url}
 
 
 def client_to_hand_out(template: Path) -> discovery.Client | None:
@@ -158,18 +155,17 @@ def client_to_hand_out(template: Path) -> discovery.Client | None:
     return discovery.Client.find(template.parent / "dist")
 
 
-def prepare(environment: Mapping[str, str], template: Path, run_directory: Path) -> list[str]:
-    """Check everything and write the run directory.
-
-    Returns: notes on settings that do no harm and nothing else.
+def prepare(environment: Mapping[str, str], template: Path, run_directory: Path) -> Plan:
+    """Check everything; write the proxy's configuration into the run directory, and return the plan.
 
     Raises:
         SettingsError: with every problem of the settings and of this machine.
     """
     resolved, problems = read_secret_files(verdicts.without_service_links(environment))
     values, table_problems = parse_table(resolved)
+    settings = None
     try:
-        load(resolved)
+        settings = load(resolved)
     except SettingsError as error:
         table_problems = error.problems
     problems += table_problems
@@ -185,7 +181,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     judged, notes = verdicts.judge_mlflow(resolved)
     problems += file_problems + url_problems + judged
     problems += verdicts.judge_proxy(given, str(own_file.get("provider") or provider), public_url)
-    config = run_directory / "proxy.cfg"
+    config = run_directory / PROXY_CONFIG_NAME
     if own_path is None:
         problems += proxy_config.check_provider(resolved, provider)
         templates = proxy_config.folder_of_templates(template)
@@ -230,39 +226,36 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     problems = [
         problem for problem in problems if not (problem.name in unread and problem.what.startswith("is not set"))
     ]
-    if problems:
+    if problems or settings is None:
         raise SettingsError(problems)
 
+    settings = replace(settings, public_url=public_url)
     cookie = proxy_config.effective_cookie_name(resolved, own_path is not None, own_file, public_url)
     discovery.publish(run_directory / discovery.FOLDER, about, client, public_url)
-    write_private(run_directory / PROOF_NAME, proof.encode())
-    write_private(run_directory / "proxy.env", environment_block(proxy_environment))
-    if listener_environment:
-        kept = {name: resolved[name] for name in ("PATH", "GOMAXPROCS", "GOMEMLIMIT", "GOGC") if resolved.get(name)}
-        write_private(run_directory / "listener.env", environment_block({**kept, **listener_environment}))
-    write_private(run_directory / "server.env", environment_block(server_environment(resolved, public_url, cookie)))
-    return notes
+    if client is None:
+        notes.append("there is no client to hand out in dist/; fix: make client")
+    kept = {name: resolved[name] for name in ("PATH", "GOMAXPROCS", "GOMEMLIMIT", "GOGC") if resolved.get(name)}
+    server = ServerPlan(
+        settings,
+        run_directory,
+        proof=proof.encode(),
+        cookies=(cookie, "_oauth2_proxy"),
+        session_lifetime=proxy_config.session_lifetime(resolved, proxy_file),
+        # Cloud Run's front end appends the client's address, oauth2-proxy that of the front end.
+        trusted_hops=1 if resolved.get("K_SERVICE") else 0,
+        project=resolved.get("GOOGLE_CLOUD_PROJECT"),
+        origins=tuple(verdicts.other_origins(resolved, public_url)),
+        jobs=jobs.wanted(resolved),
+    )
+    return Plan(
+        server,
+        server_environment(resolved, public_url),
+        proxy=Program(("oauth2-proxy", f"--config={config}"), proxy_environment),
+        listener=Program(("gatehouse-listener",), {**kept, **listener_environment}) if listener_environment else None,
+        notes=tuple(notes),
+    )
 
 
 def exit_code(problems: list[Problem]) -> Exit:
     """Return CANNOT_CREATE if this machine alone is at fault, else SETTINGS."""
     return Exit.CANNOT_CREATE if all(problem.of_machine for problem in problems) else Exit.SETTINGS
-
-
-def main(argv: list[str]) -> int:
-    """Run the command; return an exit code."""
-    parser = argparse.ArgumentParser(prog="gatehouse prepare", description=__doc__)
-    parser.add_argument("--template", type=Path, required=True, help="oauth2_proxy.cfg.tmpl")
-    parser.add_argument("--run-directory", type=Path, required=True, help="a private, empty folder")
-    arguments = parser.parse_args(argv)
-    try:
-        notes = prepare(os.environ, arguments.template, arguments.run_directory)
-    except SettingsError as error:
-        for problem in sorted(dict.fromkeys(error.problems), key=lambda problem: problem.name):
-            print(f"start.sh: error: {problem}", file=sys.stderr)
-        return exit_code(error.problems)
-    if client_to_hand_out(arguments.template) is None:
-        print("start.sh: there is no client to hand out in dist/; fix: make client", file=sys.stderr)
-    for note in notes:
-        print(f"start.sh: note: {note}", file=sys.stderr)
-    return Exit.OK

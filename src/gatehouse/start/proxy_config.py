@@ -322,3 +322,13 @@ def chosen_provider(environment: Mapping[str, str]) -> str:
 def folder_of_templates(template: Path) -> Path:
     """Return the folder of the error page, beside the template in the image and in a checkout."""
     return template.parent / "proxy" / "templates"
+
+
+def session_lifetime(environment: Mapping[str, str], file: Mapping[str, object]) -> float | None:
+    """Return the seconds that the proxy's session cookie is good for, or None if they can't be told."""
+    text = environment.get(f"{PREFIX}COOKIE_EXPIRE") or file.get("cookie_expire", "168h")  # oauth2-proxy's default
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    # A duration of Go (time.ParseDuration), as far as anybody writes one for a session.
+    if not isinstance(text, str) or not re.fullmatch(r"(?:\d+[hms])+", text):
+        return None
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([hms])", text))

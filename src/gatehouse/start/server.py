@@ -3,6 +3,8 @@
 A socket in a folder of mode 0700 instead of a TCP port: nothing in the container but the proxy's user can
 connect, no request that MLflow is tricked into making can reach it, no port can be taken, and the 44 ms that a
 TCP connection without TCP_NODELAY costs can't arise.
+
+The supervisor (:mod:`gatehouse.start.supervisor`) starts this and watches each process; all that this needs comes by descriptors.
 """
 
 from __future__ import annotations
@@ -11,30 +13,34 @@ import argparse
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 from gatehouse.database import schema
 from gatehouse.database.reach import SchemaError
 from gatehouse.exit_codes import Exit
 from gatehouse.policy.reader import PolicyError
 from gatehouse.start import jobs, mlflow_app
-from gatehouse.start.prepare import SOCKET_NAME, write_private
-from gatehouse.start.settings import REPLICA, Settings, SettingsError, connections_needed, load
+from gatehouse.start.plan import SOCKET_NAME, ServerPlan
+from gatehouse.start.prepare import write_private
+from gatehouse.start.settings import REPLICA, connections_needed
+from gatehouse.upstream import jobs as upstream_jobs
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+    from gatehouse.pipeline.audit_log import AuditLog
+    from gatehouse.start.settings import Settings
 
 BACKLOG = 2048
 #: oauth2-proxy keeps an idle upstream connection for 90 s; closing it sooner here would race with its next request.
 KEEP_ALIVE_S = 120
 #: The database gets this share of STARTUP_TIMEOUT, so that its own error comes before start.sh's.
 DATABASE_SHARE = 0.75
-READY = b"ready\n"
 #: Python's are 700, 10, 10 (gc.set_threshold): how many new objects are looked through at once, and how often older ones.
 COLLECTOR_THRESHOLDS = (20_000, 25, 25)
 #: Seconds from readiness to the look at the artifact store's rights: loading its library would slow down the first requests.
@@ -82,16 +88,35 @@ def check_artifacts(destination: str, direct: bool) -> None:
         say(f"error: the artifact store can't be looked at: {type(error).__name__}: {error}")
 
 
-def run_worker(app: ASGIApp, listener: socket.socket, ready: int, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; write READY to the descriptor once requests are accepted."""
+@dataclass(frozen=True)
+class Descriptors:
+    """What the supervisor hands over: the plan, where to say how the start goes, the log, and each worker's way to its writer."""
+
+    plan: int
+    control: int
+    log: int
+    audit: tuple[int, ...]
+
+
+def run_worker(
+    app: ASGIApp, log: AuditLog, listener: socket.socket, descriptors: Descriptors, number: int, settings: Settings
+) -> None:
+    """Serve until SIGTERM or SIGINT; say ``ready`` once requests are accepted. ``number`` counts the workers from 0."""
     import uvicorn
+
+    channel = socket.socket(fileno=descriptors.audit[number])
+    for other in descriptors.audit:
+        if other != channel.fileno():
+            os.close(other)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            log.connect(channel)
+            log.listen()
             await super().startup(sockets)
-            os.write(ready, READY)
-            os.close(ready)
-            if settings.artifacts_destination:
+            os.write(descriptors.control, b"ready\n")
+            os.close(descriptors.control)
+            if number == 0 and settings.artifacts_destination:
                 timer = threading.Timer(
                     CHECK_AFTER_S, check_artifacts, [settings.artifacts_destination, settings.direct_transfers]
                 )
@@ -123,110 +148,89 @@ def settle() -> None:
     gc.enable()
 
 
-def fork_workers(app: ASGIApp, listener: socket.socket, settings: Settings, ready: int) -> int:
-    """Serve from WORKERS forked processes; any of them ending ends all.
+def fork_workers(
+    app: ASGIApp, log: AuditLog, listener: socket.socket, descriptors: Descriptors, settings: Settings
+) -> NoReturn:
+    """Fork WORKERS processes that serve, name them to the supervisor, and leave them to it.
 
     The import is shared, for the collector doesn't touch, and so copy, every page of it (``settle``).
     """
-    started, notify = os.pipe()
-    workers = set()
-    for _ in range(settings.workers):
+    for number in range(settings.workers):
         pid = os.fork()
         if pid == 0:
-            os.close(started)
-            os.close(ready)
             code = 1
             try:
-                run_worker(app, listener, notify, settings)
+                run_worker(app, log, listener, descriptors, number, settings)
                 code = 0
             finally:
                 logging.shutdown()
                 sys.stdout.flush()
                 os._exit(code)
-        workers.add(pid)
-    os.close(notify)
-    listener.close()
-    stopping = False
-
-    def stop(signum: int, _frame: Any) -> None:
-        nonlocal stopping
-        stopping = True
-        for worker in workers:
-            os.kill(worker, signum)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    expected = READY * settings.workers
-    said = b""
-    while said != expected and (received := os.read(started, len(expected))):
-        said += received
-    if said == expected:
-        os.write(ready, READY)
-    os.close(ready)
-    code = 0
-    while workers:
-        pid, status = os.wait()
-        workers.discard(pid)
-        if not stopping:
-            say(f"error: worker {pid} ended ({describe(status)}); stopping the others")
-            code = Exit.SERVER_ENDED
-            stop(signal.SIGTERM, None)
-    return code
+        os.write(descriptors.control, b"worker %d\n" % pid)
+    # The supervisor is their parent now. An orderly exit would wait for threads that libraries have started.
+    logging.shutdown()
+    os._exit(Exit.OK)
 
 
-def describe(status: int) -> str:
-    """Return a wait status in words."""
-    code = os.waitstatus_to_exitcode(status)
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def serve(settings: Settings, run_directory: Path, ready: int) -> int:
-    """Check the database, load MLflow, open its stores, and serve; say ``ready`` on the descriptor in between.
+def serve(plan: ServerPlan, descriptors: Descriptors) -> None:
+    """Check the database, load MLflow, open its stores, and serve.
 
     Raises:
         SchemaError: if the database can't be used.
+        PolicyError: if the access policy can't be used.
     """
-    google_credentials(settings, run_directory)
+    settings = plan.settings
+    google_credentials(settings, plan.run_directory)
     mlflow_app.configure(settings)
-    jobs_on = jobs.configure(run_directory)
+    jobs.configure(plan)
     limit_s = settings.startup_timeout * DATABASE_SHARE
     schema.ensure(settings.backend_store_uri, limit_s, say, connections_needed(settings.workers))
     if settings.read_replica:
         schema.ensure_replica(settings.read_replica, REPLICA, limit_s, say)
+    from gatehouse.pipeline.audit_log import AuditLog
     from gatehouse.start import application
 
-    app = application.build(settings, run_directory, os.environ)
+    log = AuditLog(descriptors.log)
+    app = application.build(plan, log)
     with schema.first_comes_first(settings.backend_store_uri):
         engines = mlflow_app.open_stores()
-    if jobs_on:
-        jobs.start_runner(settings)
+    if plan.jobs:
+        upstream_jobs.check()
     if settings.workers > 1:
         # No two processes may share a connection.
         for engine in engines:
             engine.dispose()
     settle()
-    listener = listen(run_directory / SOCKET_NAME)
+    listener = listen(plan.run_directory / SOCKET_NAME)
     if settings.workers > 1:
-        return fork_workers(app, listener, settings, ready)
-    run_worker(app, listener, ready, settings)
-    return Exit.OK
+        fork_workers(app, log, listener, descriptors, settings)
+    else:
+        run_worker(app, log, listener, descriptors, 0, settings)
 
 
 def main(argv: list[str]) -> int:
     """Run the command; return an exit code."""
     gc.disable()  # until ``settle``
     parser = argparse.ArgumentParser(prog="gatehouse serve", description=__doc__)
-    parser.add_argument("--run-directory", type=Path, required=True, help="the folder that `gatehouse prepare` filled")
-    parser.add_argument("--ready-fd", type=int, required=True, help="where to say that MLflow is ready")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--run-directory", type=Path, required=True, help="the private folder of this start")
+    parser.add_argument(
+        "--descriptors", required=True, help="numbers of: the plan, control, the log, a socket for each worker"
+    )
+    numbers = [int(number) for number in parser.parse_args(argv).descriptors.split(",")]
+    for number in numbers:
+        os.set_inheritable(number, False)
+    descriptors = Descriptors(numbers[0], numbers[1], numbers[2], tuple(numbers[3:]))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     for noisy in ("alembic", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    with open(descriptors.plan, "rb") as pipe:  # noqa: PTH123 - a descriptor
+        plan = ServerPlan.load(pipe.read())
     try:
-        return serve(load(os.environ), arguments.run_directory, arguments.ready_fd)
-    except (SettingsError, PolicyError) as error:
+        serve(plan, descriptors)
+    except PolicyError as error:
         say(f"error: {error}")
         return Exit.SETTINGS
     except SchemaError as error:
         say(f"error: {error}")
         return error.code
+    return Exit.OK

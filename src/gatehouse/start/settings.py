@@ -315,6 +315,16 @@ def parse_switch(value: str) -> bool:
     return value == "true"
 
 
+def parse_names(value: str) -> tuple[str, ...]:
+    """Return the names of environment variables in a list."""
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    wrong = [name for name in names if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]
+    if wrong:
+        what = f"has {wrong[0]!r}, which isn't the name of a variable"
+        raise Invalid(what, "list names, separated by commas, for example OPENAI_API_KEY")
+    return names
+
+
 def parse_text(value: str) -> str:
     """Return the value unchanged."""
     return value
@@ -413,6 +423,11 @@ TABLE: tuple[Setting, ...] = (
         "seconds that a request may keep the database busy; its query is ended then, as when its client has gone",
         "60",
     ),
+    Setting(
+        "JOB_ENVIRONMENT",
+        parse_names,
+        "variables that MLflow's jobs get beside the database's, by name: a model provider's key, for example",
+    ),
     Setting("STARTUP_TIMEOUT", parse_number(1, 3600), "seconds until MLflow must be ready", "120"),
     Setting(
         "SHUTDOWN_TIMEOUT",
@@ -466,6 +481,7 @@ class Settings:
     google_account_json_base64: str | None
     http2: bool
     database_timeout: int
+    job_environment: tuple[str, ...]
     startup_timeout: int
     shutdown_timeout: int
     #: MLflow's own setting MLFLOW_READ_REPLICA_BACKEND_STORE_URI.
@@ -595,6 +611,7 @@ def load(environment: Mapping[str, str]) -> Settings:
     problems += replica_problems
     if problems:
         raise SettingsError(problems)
+    values["job_environment"] = values["job_environment"] or ()
     if not values["workers"]:
         on_sqlite = values["backend_store_uri"].startswith("sqlite:")
         values["workers"] = 1 if on_sqlite else min(available_cpus(), MOST_AUTOMATIC_WORKERS)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from gatehouse.pipeline import readiness
 from gatehouse.start.settings import Invalid, Problem, parse_public_url
 
 PREFIX = "OAUTH2_PROXY_"
@@ -21,7 +22,7 @@ PREFIX = "OAUTH2_PROXY_"
 PROXY_PREFIX = "/oauth2"
 CALLBACK = f"{PROXY_PREFIX}/callback"
 #: The callback's address holds the one-time code; the others are the platform's probes.
-UNLOGGED = (CALLBACK, "/ping", "/ready")
+UNLOGGED = (CALLBACK, "/ping", "/ready", readiness.PATH)
 
 
 class Verdict(enum.Enum):

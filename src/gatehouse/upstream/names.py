@@ -126,7 +126,7 @@ NAMES = (
     ),
     Name(
         "mlflow.server.jobs.utils:_launch_job_execution_runner",
-        "the job runner",
+        "the job runner: the supervisor starts the same module",
         "tests/gate/test_jobs.py",
         ("env_map", "server_proc_pid"),
     ),
@@ -144,6 +144,7 @@ VARIABLES = {
     "_MLFLOW_SERVER_BOOT_ID": "mlflow.environment_variables:_MLFLOW_SERVER_BOOT_ID",
     "_MLFLOW_IN_JOB_EXECUTOR": "mlflow.environment_variables:_MLFLOW_IN_JOB_EXECUTOR",
     "_MLFLOW_HUEY_STORAGE_PATH": "mlflow.server.constants:HUEY_STORAGE_PATH_ENV_VAR",
+    "_MLFLOW_SERVER_UP_TIME": "mlflow.server.constants:MLFLOW_SERVER_UP_TIME",
 }
 
 
