@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 IMAGE := gatehouse:dev
+TAG = $(IMAGE)$(if $(filter all,$(STORES)),-all-stores)
 # Two files of tests at a time: most of their time they wait. `make test PYTEST_ARGS=` runs one after the other.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -19,19 +20,22 @@ else
 PERSON := $(or $(filter alice bob carol,$(USER)),alice)
 endif
 
-.PHONY: run token test bench check upstream-check format image lock client clean help
+.PHONY: run token test test-fast bench check upstream-check format image lock clean help
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/ready $(CLIENT) ## serve http://localhost:4180 (PORT=…, DATA=…) with a local sign-in
-	@exec $(BIN)/python -m local.run
+run: ## serve http://localhost:4180 (PORT=…, DATA=…) with a local sign-in
+	@exec $(PYTHON) -m local.set_up
 
 token: .venv/ready ## print an identity token of the local provider (USER=bob, ISSUER=…)
 	@$(BIN)/python -m local.token $(PERSON) $(if $(ISSUER),--issuer $(ISSUER))
 
 test: .venv/ready ## the whole suite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: .venv/ready ## what needs no Docker, browser, gcloud or root, in under 3 minutes
+	@$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 
 bench: .venv/ready ## side by side with the plain set-up (ROUNDS=…, SCENARIOS=…, QUICK=1)
 	@$(BIN)/python -m bench
@@ -41,8 +45,9 @@ check: .venv/ready ## format, lint, types, imports between rooms, shell and Dock
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache --no-logo
-	@$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
+	@$(BIN)/shellcheck $$(git ls-files '*.sh' '.ci/*')
 	@$(BIN)/hadolint $$(git ls-files '*Dockerfile')
+	@! command -v go >/dev/null || "$$($(BIN)/python -m release.tools actionlint)" -color
 	@! command -v go >/dev/null || { go -C listener vet ./... && test -z "$$(gofmt -l listener)"; }
 
 upstream-check: .venv/ready ## what another release of MLflow would break (MLFLOW=3.16.0)
@@ -56,10 +61,20 @@ image: ## build the container image gatehouse:dev (STORES=all for S3 and Azure t
 	@docker build $(if $(DEBIAN),--build-arg DEBIAN=$(DEBIAN)) --build-arg VERSION=$(VERSION) \
 	  $(if $(filter all,$(STORES)),--build-arg STORES=all-stores) \
 	  --build-arg REVISION=$$(git describe --always --dirty 2>/dev/null || echo unknown) \
-	  --tag $(IMAGE)$(if $(filter all,$(STORES)),-all-stores) .
+	  --tag $(TAG) .
+	@$(MAKE) --silent sbom STORES=$(STORES)
 
-lock: .venv/ready ## pin the Python dependencies anew
-	@PATH=$(CURDIR)/$(BIN):$$PATH requirements/lock.sh
+sbom: .venv/ready ## write the bill of materials of the image into dist/ (`make image` does)
+	@$(BIN)/python -m release.sbom $(TAG) dist/$(subst :,-,$(TAG)).cdx.json
+
+audit: .venv/ready ## known vulnerabilities in what the image holds, as far as databases can be reached
+	@IMAGE=$(TAG) $(BIN)/python -m release.audit
+
+outdated: .venv/ready ## which pin is behind
+	@$(BIN)/python -m release.outdated
+
+lock: .venv/ready ## pin the Python dependencies anew (UPGRADE=1: the newest of each)
+	@UPGRADE=$(UPGRADE) PATH=$(CURDIR)/$(BIN):$$PATH requirements/lock.sh
 
 client: $(CLIENT) ## build the wheel of the client, which the server hands out, into dist/
 
@@ -79,3 +94,4 @@ clean: ## remove what was set up and built (not the data)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/uv.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	@touch $@
+	@echo "Python is set up in .venv" >&2

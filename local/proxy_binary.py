@@ -5,23 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from local.go_program import ROOT as ROOT
+from local.go_program import NoProgramError, build
+
 MODULE = "github.com/oauth2-proxy/oauth2-proxy/v7"
-BUILD_TIMEOUT_S = 900
-
-
-class NoProxyError(Exception):
-    """oauth2-proxy can be neither found nor built."""
 
 
 def pinned_version() -> str:
-    """Return the version in proxy/go.mod, for example ``v7.15.4``."""
+    """Return the version in proxy/go.mod, for example ``v7.15.6``."""
     match = re.search(rf"{re.escape(MODULE)} (v[0-9.]+)", (ROOT / "proxy" / "go.mod").read_text())
     if not match:
-        raise NoProxyError(f"proxy/go.mod doesn't require {MODULE}")
+        raise NoProgramError(f"proxy/go.mod doesn't require {MODULE}")
     return match[1]
 
 
@@ -41,7 +39,7 @@ def find_or_build(say: Callable[[str], None]) -> Path:
     A release from the network is no option: no checksum of it was known when this was written.
 
     Raises:
-        NoProxyError: if there is neither the program nor Go.
+        NoProgramError: if there is neither the program nor Go.
     """
     version = pinned_version()
     on_path = shutil.which("oauth2-proxy")
@@ -55,17 +53,19 @@ def find_or_build(say: Callable[[str], None]) -> Path:
     if on_path:
         say(f"oauth2-proxy on PATH is {version_of(on_path) or 'of unknown version'}, not {version}: not used")
     if not shutil.which("go"):
-        raise NoProxyError(
+        raise NoProgramError(
             f"oauth2-proxy {version} is neither on PATH nor can it be built: there is no Go\n"
             f"    fix: install Go 1.26 or newer, or put oauth2-proxy {version} on PATH"
         )
-    say(f"oauth2-proxy {version}: building it with Go (a minute or two, once)")
-    built.parent.mkdir(parents=True, exist_ok=True)
-    flags = f"-s -w -X {MODULE}/pkg/version.VERSION={version}"
-    command = ["go", "build", "-trimpath", "-ldflags", flags, "-o", str(built), MODULE]
-    done = subprocess.run(
-        command, cwd=ROOT / "proxy", capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
-    )
-    if done.returncode != 0 or version_of(built) != version:
-        raise NoProxyError(f"`{' '.join(command)}` failed:\n{done.stderr.strip()}")
+    stamp = f"-s -w -X {MODULE}/pkg/version.VERSION={version}"
+    build("oauth2-proxy", MODULE, ROOT / "proxy", built, say, stamp)
+    if version_of(built) != version:
+        raise NoProgramError(f"{built} says that it is {version_of(built) or 'nothing known'}, not {version}")
     return built
+
+
+if __name__ == "__main__":
+    try:
+        find_or_build(lambda line: print(line, file=sys.stderr, flush=True))
+    except NoProgramError as error:
+        sys.exit(f"make: error: {error}")

@@ -14,12 +14,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from local import provider
+from local.go_program import ROOT, NoProgramError
 from local.listener_binary import find_or_build_listener
-from local.proxy_binary import ROOT, NoProxyError, find_or_build
+from local.proxy_binary import find_or_build
+from local.set_up import INTERRUPTED
 
 CLIENT_ID = "gatehouse-local"
 STATE = "run.json"
@@ -67,7 +70,11 @@ def start_provider(port: int) -> tuple[subprocess.Popen[str], str]:
         [sys.executable, "-m", "local.provider", "--port", str(port)],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    issuer = process.stdout.readline().strip() if process.stdout else ""
+    try:
+        issuer = process.stdout.readline().strip() if process.stdout else ""
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     if not issuer:
         raise RuntimeError("the local OpenID provider didn't start: see its message above")
     return process, issuer
@@ -139,6 +146,17 @@ def wait_until_ready(gate: subprocess.Popen[bytes], port: int) -> bool:
     return False
 
 
+def handle(stop: Callable[[int, FrameType | None], None]) -> None:
+    """Call ``stop`` on Ctrl-C and TERM."""
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def give_up(_signum: int, _frame: FrameType | None) -> None:
+    """Leave, before there is a gate to stop."""
+    raise KeyboardInterrupt
+
+
 def run(port: int) -> int:
     """Start provider and gate, wait for the gate's end, stop the provider; return the gate's exit code."""
     data = data_folder()
@@ -146,22 +164,20 @@ def run(port: int) -> int:
     proxy = find_or_build(say)
     provider_process, issuer = start_provider(free_port(port + 1))
     state = data / STATE
+    gate = None
     try:
         say("starting MLflow ...")
-        environment = gate_environment(data, port, issuer, proxy)
-        gate = subprocess.Popen([str(ROOT / "start.sh")], env=environment)
-
-        def stop(_signum: int, _frame: FrameType | None) -> None:
-            gate.send_signal(signal.SIGTERM)
-
+        gate = subprocess.Popen([str(ROOT / "start.sh")], env=gate_environment(data, port, issuer, proxy))
         # Ctrl-C reaches start.sh by itself too; the second signal changes nothing there.
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
+        handle(lambda *_: gate.send_signal(signal.SIGTERM))
         if wait_until_ready(gate, port):
             state.write_text(json.dumps({"issuer": issuer, "client_id": CLIENT_ID, "port": port}))
             print(welcome(port, issuer), flush=True)
         return gate.wait()
     finally:
+        if gate is not None:
+            gate.terminate()
+            gate.wait()
         state.unlink(missing_ok=True)
         provider_process.terminate()
         provider_process.wait(10)
@@ -173,9 +189,13 @@ def main() -> int:
     if not port.isdigit() or not 1 <= int(port) <= 65535:
         say(f"make run: error: PORT is {port!r}, which isn't a port number\n    fix: make run PORT=4180")
         return 78
+    handle(give_up)
     try:
         return run(int(port))
-    except (NoProxyError, OSError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        say("make run: stopped")
+        return INTERRUPTED
+    except (NoProgramError, OSError, RuntimeError) as error:
         say(f"make run: error: {error}")
         return 1
 

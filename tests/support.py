@@ -21,8 +21,9 @@ import pytest
 import requests
 
 from local import provider as local_provider
+from local.go_program import ROOT, build, digest
 from local.listener_binary import find_or_build_listener
-from local.proxy_binary import ROOT, find_or_build
+from local.proxy_binary import find_or_build
 from local.run import CLIENT_ID
 from local.token import identity_token
 
@@ -36,6 +37,14 @@ def missing(part: str, fix: str) -> None:
     if ON_CI:
         pytest.fail(f"{part} is missing, and CI must have it")
     pytest.skip(f"{part} is missing; fix: {fix}")
+
+
+def go_program(name: str, package: str, folder: Path) -> Path:
+    """Return a program that tests need, built once for each state of the pins in ``folder``."""
+    target = ROOT / ".build" / f"{name}-{digest([folder / 'go.mod', folder / 'go.sum'])}" / name
+    if not target.exists() and not shutil.which("go"):
+        missing(f"Go, which builds {name}", "install Go 1.26 or newer")
+    return build(name, package, folder, target, lambda _: None)
 
 
 def wait_for(condition: Callable[[], Any], what: str, limit_s: float = 30, logs: Callable[[], str] = str) -> Any:

@@ -4,8 +4,6 @@ servers/go.mod pins."""
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,29 +11,15 @@ from pathlib import Path
 
 import requests
 
-from local.proxy_binary import ROOT
-from tests.support import free_port, missing, wait_for
+from tests.support import free_port, go_program, wait_for
 
 MODULE = "github.com/fsouza/fake-gcs-server"
 FOLDER = Path(__file__).parent / "servers"
-BUILD_LIMIT_S = 900
 
 
 def find_or_build() -> Path:
-    """Return the server's program; building it takes a minute or two, once."""
-    match = re.search(rf"{re.escape(MODULE)} (v[0-9.]+)", (FOLDER / "go.mod").read_text())
-    assert match
-    built = ROOT / ".build" / f"fake-gcs-server-{match[1]}"
-    if not built.exists():
-        if not shutil.which("go"):
-            missing("Go", "install Go 1.26 or newer, which builds the object-store server")
-        aside = built.with_suffix(".new")
-        aside.parent.mkdir(exist_ok=True)
-        command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(aside), MODULE]
-        done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False)
-        assert done.returncode == 0, done.stderr
-        aside.rename(built)
-    return built
+    """Return the server's program, built once for each state of its pins."""
+    return go_program("fake-gcs-server", MODULE, FOLDER)
 
 
 class GoogleServer:
@@ -92,7 +76,3 @@ def google_server() -> Iterator[GoogleServer]:
         yield server
     finally:
         server.kill()
-
-
-if __name__ == "__main__":
-    print(find_or_build())

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
-import hashlib
 import os
 import secrets
 import shutil
@@ -22,8 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.proxy_binary import ROOT
-from tests.support import free_port, missing, wait_for
+from local.go_program import ROOT, digest, only_one
+from tests.support import free_port, go_program, wait_for
 
 SERVERS = Path(__file__).parent / "servers"
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw"
@@ -42,11 +40,8 @@ NOTHING_ELSE = {
 
 def _made_once(name: str, pins: list[Path], make: Callable[[Path], None]) -> Path:
     """Return the folder that ``make`` filled for exactly these pins."""
-    digest = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()[:12]
-    folder = ROOT / ".build" / f"{name}-{digest}"
-    folder.parent.mkdir(exist_ok=True)
-    with (folder.parent / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = ROOT / ".build" / f"{name}-{digest(pins)}"
+    with only_one(name):
         if not folder.exists():
             with tempfile.TemporaryDirectory(prefix=f"{name}.", dir=folder.parent) as place:
                 make(Path(place) / "made")
@@ -68,16 +63,8 @@ def _run(*command: str | Path, cwd: Path, **environment: str) -> None:
 
 
 def versitygw() -> Path:
-    """Return the S3 server's program; Go builds it in a minute and a half."""
-    pins = SERVERS / "s3"
-
-    def make(folder: Path) -> None:
-        if not shutil.which("go"):
-            missing("Go, which builds the S3 server", "install Go 1.26 or newer")
-        flags = ["-mod=readonly", "-trimpath", "-ldflags", "-s -w"]
-        _run("go", "build", *flags, "-o", folder / "versitygw", VERSITYGW, cwd=pins)
-
-    return _made_once("versitygw", [pins / "go.mod", pins / "go.sum"], make) / "versitygw"
+    """Return the S3 server's program, built once for each state of its pins."""
+    return go_program("versitygw", VERSITYGW, SERVERS / "s3")
 
 
 def azurite() -> list[str]:
@@ -234,3 +221,11 @@ class Meddler:
 
     def close(self) -> None:
         self._listener.close()
+
+
+if __name__ == "__main__":
+    # All that tests of artifacts need, made before them: `.ci/run` does, and so no test waits for a compiler.
+    from tests.artifacts.google_server import find_or_build
+
+    for made in (find_or_build(), versitygw(), azurite()[-1]):
+        print(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from local.proxy_binary import ROOT
+from local.go_program import ROOT
 from tests.support import free_port, wait_for
 
 SET_UP_LIMIT_S = 600
@@ -117,3 +118,45 @@ def test_ctrl_c_stops_all_of_it(clone: Clone) -> None:
 
     wait_for(gone, "the end of every process of the clone", 15, clone.log)
     assert not (clone.folder / ".gatehouse" / "run.json").exists()
+
+
+#: A script's shell has no job control: what it starts in the background, it starts with INT ignored.
+IN_THE_BACKGROUND = "make run & wait"
+
+
+def started_with(word: str) -> list[str]:
+    """Return the processes in whose environment or command line this word is."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            if any(word.encode() in (folder / name).read_bytes() for name in ("environ", "cmdline")):
+                found.append(folder.name)
+    return found
+
+
+@pytest.mark.parametrize("moment", ["while it builds", "when it is ready"])
+def test_ctrl_c_stops_it_also_in_the_background_of_a_script(clone: Clone, moment: str, tmp_path: Path) -> None:
+    folder = clone.folder.parent / "again" / moment.replace(" ", "-")
+    log = tmp_path / "run.log"
+    if moment == "while it builds":
+        # A clone whose oauth2-proxy has to be compiled anew, from the first package on.
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True, timeout=60)
+        environment, sign = {**clone.environment, "GOCACHE": str(tmp_path / "cache")}, "building it with Go"
+    else:
+        folder, environment, sign = clone.folder, clone.environment, "Gatehouse is ready"
+    environment |= {"PORT": str(free_port()), "DATA": str(tmp_path / "data")}
+    with log.open("wb") as output:
+        shell = subprocess.Popen(
+            ["sh", "-c", IN_THE_BACKGROUND], cwd=folder, env=environment, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: sign in log.read_text(), sign, SET_UP_LIMIT_S, log.read_text)
+        assert started_with(str(tmp_path))
+        os.killpg(shell.pid, signal.SIGINT)
+
+        wait_for(lambda: not started_with(str(tmp_path)), "the end of all that it started", 30, log.read_text)
+    finally:
+        if shell.poll() is None:
+            os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
