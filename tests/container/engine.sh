@@ -5,7 +5,7 @@
 #   engine.sh down   stop the dockerd that `up` started (images stay, so that the next `up` takes a second)
 #
 # What it had to make it keeps in .build/engine, where `make image` and the tests look: `base` names the stand-in for the
-# Dockerfile's base image, `docker-compose` is Compose built with Go. On a machine with an engine, a registry and
+# Dockerfile's base image, `docker-compose` is Debian's Compose. On a machine with an engine, a registry and
 # Compose it makes nothing. Needs root, docker.io, iptables and debootstrap only where there is something to do.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -108,17 +108,19 @@ ensure_postgres() {
     say "made $POSTGRES from Debian's PostgreSQL"
 }
 
-# Compose, which Debian has in an old major version only, from the pinned Go module.
+# Compose 2, which the stand-in's Debian has as a package: apt fetches it there, verified, and it runs here too.
 ensure_compose() {
     if docker compose version >/dev/null 2>&1 || [[ -x $STATE/docker-compose ]]; then
         return
     fi
-    need go golang
-    (cd tests/container/compose && go build -trimpath -ldflags '-s -w' -o "$OLDPWD/$STATE/docker-compose.new" \
-        github.com/docker/compose/v2/cmd) >"$STATE/compose.log" 2>&1 ||
-        { tail -n 20 "$STATE/compose.log" >&2; die "can't build Compose; the log is above"; }
+    docker run --rm "$STAND_IN" bash -euo pipefail -c "
+        cd /tmp && { apt-get update && apt-get download docker-compose; } >&2
+        dpkg-deb --fsys-tarfile docker-compose_*.deb | tar -xO ./usr/libexec/docker/cli-plugins/docker-compose
+    " >"$STATE/docker-compose.new" 2>"$STATE/compose.log" ||
+        { tail -n 20 "$STATE/compose.log" >&2; die "can't get Compose from Debian; the log is above"; }
+    chmod +x "$STATE/docker-compose.new"
     mv "$STATE/docker-compose.new" "$STATE/docker-compose"
-    say "built Compose"
+    say "took Compose from Debian $SUITE: $("$STATE/docker-compose" version --short)"
 }
 
 main() {
@@ -127,11 +129,9 @@ main() {
         up)
             need docker docker.io
             start_engine
-            ensure_compose &
-            local compose=$!
             ensure_debian
             ensure_postgres
-            wait "$compose"
+            ensure_compose
             ;;
         down) stop_engine ;;
         *) die "usage: engine.sh up|down" ;;
