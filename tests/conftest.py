@@ -12,6 +12,38 @@ from tests.support import Gate, Postgres, Provider, running
 
 _numbers = itertools.count(1)
 
+#: Fixtures that need what a contributor's machine may lack, or that take long to make. A test that has one of them is marked
+#: `slow`, here and nowhere else, and `make test-fast` leaves it out.
+SLOW = {
+    "docker_client": "a Docker engine, and both images",
+    "gcloud_folder": "gcloud, in a thousand commands",
+    "browser": "Chromium",
+    "chromium": "Chromium",
+    "clone": "a fresh clone's set-up",
+    "make_gate": "a gate of the test's own: some seconds each",
+    "stored": "object stores that are built first",
+    "place": "object stores that are built first",
+    "server": "an object store that is built first, or a server of the test's own",
+    "wire": "an object store that is built first",
+    "google_store": "an object store that is built first",
+    "signed_bucket": "an object store that is built first",
+    "direct": "an object store that is built first",
+    "site": "gates behind a front end",
+    "small_disk": "a file system of its own: root",
+    "machine": "training scripts in processes of their own: seconds each",
+    "copy": "a copy of the sources, checked by tools",
+    "answers": "every answer of MLflow, twice",
+    "older_python": "an older MLflow",
+    "wheel": "a built distribution, in environments of its own",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make test-fast` leaves out."""
+    for item in items:
+        if not SLOW.keys().isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
 
 @pytest.fixture(scope="session")
 def provider() -> Iterator[Provider]:
