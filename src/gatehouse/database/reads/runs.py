@@ -215,8 +215,8 @@ def _search(filter_string: str, order: tuple[str, ...]) -> tuple[str, str, list[
 
     parameters = Parameters(["int[]", "text[]", "bigint", "bigint"], [])
     try:
-        conditions = [_condition(one, parameters) for one in SearchUtils.parse_search_filter(filter_string)]
-        joins, keys = _order(order, parameters)
+        joins, keys, joined = _order(order, parameters)
+        conditions = [_condition(one, parameters, joined) for one in SearchUtils.parse_search_filter(filter_string)]
     except MlflowException as error:
         raise Declined from error
     statement = f"""
@@ -258,7 +258,11 @@ def integer_kind(value: object) -> str:
     return "bigint" if isinstance(value, int) and -(2**63) <= value < 2**63 else "numeric"
 
 
-def _condition(parsed: dict[str, Any], parameters: Parameters) -> str:
+#: (table, name) → the alias under which rows of that name are joined already, because runs are ordered by them.
+Joined = dict[tuple[str, str], str]
+
+
+def _condition(parsed: dict[str, Any], parameters: Parameters, joined: Joined) -> str:
     """Return the condition on the run ``r`` for one comparison of a filter."""
     from mlflow.utils.search_utils import SearchUtils
 
@@ -266,25 +270,25 @@ def _condition(parsed: dict[str, Any], parameters: Parameters) -> str:
     key = SearchUtils.translate_key_alias(parsed.get("key"))
     if SearchUtils.is_string_attribute(kind, key, comparator):
         if key == "run_name":
-            return _has("tags", _NAME_TAG, compared("p.value", comparator, value, parameters), parameters)
+            alias = joined.get(("tags", _NAME_TAG), "p")
+            condition = compared(f"{alias}.value", comparator, value, parameters)
+            return _has("tags", _NAME_TAG, alias, condition, parameters)
         return compared(_column(key), comparator, value, parameters)
     if SearchUtils.is_numeric_attribute(kind, key, comparator):
         return compared(_column(key), comparator, value, parameters, integer_kind(value))
     if SearchUtils.is_metric(kind, comparator):
-        condition = compared("p.value", comparator, float(str(value)), parameters, "float8")
+        alias = joined.get(("latest_metrics", key), "p")
+        condition = compared(f"{alias}.value", comparator, float(str(value)), parameters, "float8")
         # NaN is stored as 0, and differs from everything.
-        return _has(
-            "latest_metrics",
-            key,
-            f"({condition} OR p.is_nan)" if comparator == "!=" else f"({condition} AND NOT p.is_nan)",
-            parameters,
-        )
+        condition += f" OR {alias}.is_nan" if comparator == "!=" else f" AND NOT {alias}.is_nan"
+        return _has("latest_metrics", key, alias, f"({condition})", parameters)
     if SearchUtils.is_param(kind, comparator) or SearchUtils.is_tag(kind, comparator):
         table = "params" if SearchUtils.is_param(kind, "=") else "tags"
+        alias = joined.get((table, key), "p")
         if comparator in {"IS NULL", "IS NOT NULL"}:
-            found = _has(table, key, "TRUE", parameters)
+            found = _has(table, key, alias, "TRUE", parameters)
             return f"NOT {found}" if comparator == "IS NULL" else found
-        return _has(table, key, compared("p.value", comparator, value, parameters), parameters)
+        return _has(table, key, alias, compared(f"{alias}.value", comparator, value, parameters), parameters)
     if SearchUtils.is_dataset(kind, comparator):
         source = "inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
         if key == "context":
@@ -304,16 +308,23 @@ def _column(key: str) -> str:
     return f"r.{'run_uuid' if key == 'run_id' else key}"
 
 
-def _has(table: str, key: str, condition: str, parameters: Parameters) -> str:
-    """Return the condition that the run ``r`` has a row of a name in a table, for which a condition holds."""
-    return f"EXISTS (SELECT FROM {table} p WHERE p.run_uuid = r.run_uuid AND p.key = {parameters.add(key, 'text')} AND {condition})"
+def _has(table: str, key: str, alias: str, condition: str, parameters: Parameters) -> str:
+    """Return the condition that the run ``r`` has a row of a name in a table, for which a condition holds.
+
+    :param alias: "p", or that of rows which are joined already.
+    """
+    if alias != "p":
+        return f"({alias}.run_uuid IS NOT NULL AND {condition})"
+    name = parameters.add(key, "text")
+    return f"EXISTS (SELECT FROM {table} p WHERE p.run_uuid = r.run_uuid AND p.key = {name} AND {condition})"
 
 
-def _order(order: Sequence[str], parameters: Parameters) -> tuple[list[str], list[str]]:
-    """Return the joins and the keys of ORDER BY."""
+def _order(order: Sequence[str], parameters: Parameters) -> tuple[list[str], list[str], Joined]:
+    """Return the joins, the keys of ORDER BY, and what is joined."""
     from mlflow.utils.search_utils import SearchUtils
 
     joins: list[str] = []
+    joined: Joined = {}
     keys: list[str] = []
     seen: set[tuple[str, str]] = set()
     for number_, clause in enumerate(order):
@@ -331,6 +342,7 @@ def _order(order: Sequence[str], parameters: Parameters) -> tuple[list[str], lis
                 raise Declined
             alias = f"o{number_}"
             value = f"{alias}.value"
+            joined[tables[kind], key] = alias
             joins.append(
                 f"LEFT JOIN {tables[kind]} {alias} ON {alias}.run_uuid = r.run_uuid AND {alias}.key = {parameters.add(key, 'text')}"
             )
@@ -339,4 +351,4 @@ def _order(order: Sequence[str], parameters: Parameters) -> tuple[list[str], lis
         keys += [first.format(value), value if ascending else f"{value} DESC"]
     if ("attribute", "start_time") not in seen:
         keys.append("r.start_time DESC")
-    return joins, [*keys, "r.run_uuid"]
+    return joins, [*keys, "r.run_uuid"], joined
