@@ -59,7 +59,7 @@ COPY src src
 RUN pip wheel --no-cache-dir --no-deps --no-index --no-build-isolation --wheel-dir /tmp/wheel . \
     && pip --python /opt/gatehouse install --no-cache-dir --no-compile --no-deps --no-index --root /layer /tmp/wheel/*.whl \
     && PYTHONPATH=$(echo /layer/opt/gatehouse/lib/python3*/site-packages) \
-        /opt/gatehouse/bin/python -m gatehouse.ui.static /layer/opt/gatehouse/share/gatehouse/static \
+        /opt/gatehouse/bin/python -B -m gatehouse.ui.static /layer/opt/gatehouse/share/gatehouse/static \
     && /opt/gatehouse/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /layer /layer
 # The client that the server hands out. Nothing of it is installed here.
 COPY client client
