@@ -40,7 +40,7 @@ def somebody(email: str, *groups: str) -> Identity:
 )
 def test_the_example_of_the_documents_means_what_they_say(who: Identity, development: str, production: str) -> None:
     assert str(parse(EXAMPLE, "development").role_of(who)) == development
-    assert str(parse(EXAMPLE, "production").role_of(who)) == production
+    assert str(parse(EXAMPLE, "prod").role_of(who)) == production
 
 
 def test_without_a_policy_everybody_works_and_nobody_administers() -> None:

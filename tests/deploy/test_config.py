@@ -10,7 +10,10 @@ import pytest
 import yaml
 
 from deploy import settings
-from deploy.config import HERE, ConfigError, load
+from deploy.config import HERE, ROOT, ConfigError, load
+from deploy.resources import service
+from gatehouse.policy.identity import Identity
+from gatehouse.policy.reader import parse
 from tests.deploy.conftest import DEV
 
 
@@ -167,3 +170,52 @@ VALIDATOR = jsonschema.Draft202012Validator(settings.schema())
 )
 def test_the_schema_and_the_tool_refuse_the_same(tmp_path: Path, changes: dict[str, Any], path: str) -> None:
     assert wrong(tmp_path, **changes) == [path]
+
+
+def test_prods_policy_lets_all_look_and_the_pipeline_and_two_people_write() -> None:
+    """As the server reads it, with the APP_ENV that the service gets."""
+    config = load("prod", {"DEPLOY_PROJECT": "demo-project"})
+    app_env = service.environment(config, "1", "id")["APP_ENV"]
+    assert config.policy is not None
+    policy = parse(config.policy.encode(), app_env)
+    people = {"alice@example.com": "admin", "bob@example.com": "editor", "carol@example.com": "viewer"}
+    accounts = {
+        "pipeline@my-project.iam.gserviceaccount.com": "editor",
+        "other@my-project.iam.gserviceaccount.com": "none",
+    }
+    for email, role in (people | accounts).items():
+        assert str(policy.role_of(Identity(email, "subject"))) == role
+    assert {email.split("@")[1] for email in people | accounts} == set(config.oauth.email_domains)
+
+
+POLICY = "default: viewer\nroles: {admin: [user:a@example.com]}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "told"),
+    [
+        (
+            "prod",
+            "environments: {production: {default: viewer, roles: {admin: [user:a@b.org]}}}",
+            "no section for APP_ENV=prod",
+        ),
+        ("production", "environments: {prod: {default: viewer, roles: {admin: [user:a@b.org]}}}", "(there are: prod)"),
+        ("dev", "roles: {boss: [user:a@b.org]}", "boss"),
+        ("dev", "roles: [", "isn't YAML"),
+    ],
+)
+def test_a_policy_that_the_server_would_refuse_is_refused(tmp_path: Path, name: str, policy: str, told: str) -> None:
+    (tmp_path / "access.yaml").write_text(POLICY + policy if policy.startswith("env") else policy)
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(DEV | {"access_policy": "access.yaml"}))
+    with pytest.raises(ConfigError) as caught:
+        load(str(path), {})
+    assert any(line.startswith("access_policy: access.yaml") and told in line for line in caught.value.problems)
+
+
+def test_the_documents_section_deploys_as_prod(tmp_path: Path) -> None:
+    example = (ROOT / "docs" / "access.md").read_text().split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "access.yaml").write_text(example)
+    path = tmp_path / "prod.yaml"
+    path.write_text(yaml.safe_dump(DEV | {"access_policy": "access.yaml"}))
+    assert load(str(path), {}).policy == example
