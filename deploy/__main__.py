@@ -11,7 +11,7 @@ from rich.console import Console
 
 from deploy import denied, execute, session
 from deploy.cloud.errors import CloudError
-from deploy.commands import backup, bootstrap, destroy, doctor, logs, release, rotate, status
+from deploy.commands import backup, bootstrap, destroy, doctor, logs, promote, release, rotate, status
 from deploy.config import ConfigError
 from deploy.exit_codes import CONFIG, DENIED, FAILED, INTERRUPTED, USAGE
 from deploy.resources.schema_job import JobError
@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     ),
     "smoke": (release.smoke_test, "test the live service: strangers stay out, browser, curl and SDK get in"),
     "status": (status.main, "what runs, since when, with which versions, rights, backups and costs"),
+    "promote": (
+        promote.main,
+        "release in another environment what serves in this one, by its digest: nothing is built twice",
+    ),
     "rollback": (release.rollback, "give the traffic back to the revision before, if the schema allows it"),
     "rotate": (rotate.main, "renew a secret (cookie, database or oauth) without losing a request"),
     "backup": (backup.main, "back up the database now, and list the backups"),
@@ -67,16 +71,20 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help="the OAuth client's JSON file, as the Google console gives it for download",
         )
-    for name in ("apply", "bootstrap"):
-        made[name].add_argument("--yes", action="store_true", help="ask no confirmation")
-    made["apply"].add_argument(
-        "--parallel",
-        type=int,
-        default=execute.PARALLEL,
-        metavar="N",
-        help="steps at a time (default: %(default)s)",
+    made["promote"].add_argument(
+        "to", metavar="TO", help="the environment that gets it; its file says `image: promoted`"
     )
-    for name in ("apply", "rotate", "rollback"):
+    for name in ("apply", "bootstrap", "promote"):
+        made[name].add_argument("--yes", action="store_true", help="ask no confirmation")
+    for name in ("apply", "promote"):
+        made[name].add_argument(
+            "--parallel",
+            type=int,
+            default=execute.PARALLEL,
+            metavar="N",
+            help="steps at a time (default: %(default)s)",
+        )
+    for name in ("apply", "promote", "rotate", "rollback"):
         made[name].add_argument(
             "--no-smoke",
             action="store_true",

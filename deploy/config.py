@@ -426,8 +426,6 @@ def _database_checks(config: Config) -> list[str]:
             problems.append(
                 f"sql/tier: {sql.tier}: one or an even number of CPUs; 0.9 to 6.5 GB each, at least 3840 MB, in steps of 256 MB"
             )
-    if "cloudsql.iam_authentication" in sql.flags:
-        problems.append("sql/flags/cloudsql.iam_authentication: follows from sql/auth; leave it out")
     if not sql.flags.get("max_connections", "100").isdigit():
         problems.append("sql/flags/max_connections: must be a number")
         return problems

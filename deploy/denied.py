@@ -16,7 +16,7 @@ def explain(config: Config, google: Google, error: CloudError) -> str:
     """Return an error with its way out; of a missing right, its name and the command that grants it."""
     if error.kind != "denied" or error.fix:
         return str(error)
-    if error.permission == "storage.buckets.get" or ("/b/" in error.what and "storage.googleapis" in error.what):
+    if error.permission in {"", "storage.buckets.get"} and "/storage/v1/b/" in error.what and "/iam" not in error.what:
         return (
             f"{error.message}\nEither another project has a bucket of this name (names are shared by all of Google Cloud): set names/bucket"
             " in the environment's\n  file. Or it is yours and you may not see it: you need roles/storage.admin on"

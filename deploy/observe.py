@@ -105,7 +105,8 @@ def _images(config: Config, google: Google, state: State, image: str, builds: bo
     if state.repository is not None:
         if builds:
             state.repository_policy = images.look_at_policy(config, google)
-        state.digest = images.digest(config, google, image)
+        if image.startswith(f"{config.repository}:"):
+            state.digest = images.digest(google, image)
 
 
 def _database(config: Config, google: Google, state: State) -> None:

@@ -265,27 +265,17 @@ def _database(plan: Plan, config: Config, state: State) -> None:
             plan.add(Step("sql", "change", f"database server {name}", argv, details=changed.lines))
         else:
             plan.kept.append(f"database server {name}")
-    databases, users = (there.databases, there.users) if there else (set(), {})
+    databases, users = (there.databases, there.users) if there else (set(), set())
     title = f"database {database.DATABASE}"
     if database.DATABASE not in databases:
         plan.add(Step("sql/database", "create", title, database.create_database(config), needs=("sql",)))
     else:
         plan.kept.append(title)
-    user, needs = database.user(config), ("sql", "sql/database", "secret/database-url", "account")
-    title, password = (
-        f"database user {user}",
-        Input("password", "database-url") if config.sql.auth == "password" else None,
-    )
-    if user not in users:
-        if users.keys() & {database.USER, config.account.removesuffix(".gserviceaccount.com")}:
-            plan.refused.append(
-                Refusal(
-                    f"database server {name}", "sql/auth", "another way of signing in", config.sql.auth,
-                    "the tables belong to the user of before. Keep sql/auth, or hand them over first (docs/deploy.md, «Without a password»)",
-                )
-            )  # fmt: skip
+    title, password = f"database user {database.USER}", Input("password", "database-url")
+    needs = ("sql", "sql/database", "secret/database-url")
+    if database.USER not in users:
         plan.add(Step("sql/user", "create", title, database.create_user(config), password, needs))
-    elif password and "database-url" not in state.secrets:
+    elif "database-url" not in state.secrets:
         argv = database.set_password(config)
         plan.add(Step("sql/user", "change", f"{title}: the new password", argv, password, needs))
     else:
@@ -310,14 +300,11 @@ def _bucket(plan: Plan, config: Config, state: State) -> None:
 
 def _rights(plan: Plan, config: Config, state: State) -> None:
     member = f"serviceAccount:{config.account}"
-    condition = project.database_condition(config)
-    for role in project.database_roles(config):
-        if not holds(state.project.policy, role, member, condition):
-            title = f"right to connect to {config.names.sql} (only): {role}"
-            key = "right/sql" if role == project.CLIENT else "right/sql/user"
-            plan.add(Step(key, "create", title, project.bind(config, role), needs=("account", "right/sql")))
-        else:
-            plan.kept.append(f"right to connect to the database: {role}")
+    if not holds(state.project.policy, project.CLIENT, member, project.database_condition(config)):
+        title = f"right to connect to {config.names.sql} (only)"
+        plan.add(Step("right/sql", "create", title, project.bind(config), needs=("account",)))
+    else:
+        plan.kept.append("right to connect to the database")
     if not holds(state.bucket_policy, bucket.USER, member):
         argv = bucket.bind(config, config.names.bucket, config.account, bucket.USER)
         title, needs = f"right to use objects in {config.bucket}", ("account", "bucket/settings")

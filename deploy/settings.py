@@ -145,10 +145,6 @@ class Sql(Section):
     subnet: Subnet | None = Field(
         default=None, description="The subnet through which the service reaches that network."
     )
-    auth: Literal["password", "iam"] = Field(
-        default="password",
-        description="How the service signs in: a password in a secret, or the service account's own token (no password at all).",
-    )
     flags: dict[Annotated[str, matches(r"^[a-z][a-z0-9_.]*$")], str] = Field(
         default={}, description="PostgreSQL's own settings, by Cloud SQL's names for them."
     )
@@ -211,7 +207,10 @@ class Settings(Section):
     kms_key: Annotated[str, matches(r"^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$")] | None = (
         Field(
             None,
-            description="A key of your own (CMEK) for the database, the bucket, the secrets, the images and the service. It must be in the region.",
+            description=(
+                "A key of your own (CMEK) for the database, the bucket, the service and its jobs, in the region. Not for the secrets and the "
+                "image repository: these have Google's."
+            ),
         )
     )
     quota_project: Account | None = Field(

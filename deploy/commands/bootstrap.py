@@ -112,12 +112,9 @@ def steps(session: Session) -> list[tuple[str, Argv]]:
     if "iam.googleapis.com" in apis:
         side_by_side([lambda name=name: look(name) for name in there])  # type: ignore[misc]
     made += _accounts(config, there)
-    condition = project.database_condition(config)
-    made += [
-        (f"{role} for {config.account}, on {names.sql} alone", project.bind(config, role))
-        for role in project.database_roles(config)
-        if not holds(policy, role, f"serviceAccount:{config.account}", condition)
-    ]
+    member, condition = f"serviceAccount:{config.account}", project.database_condition(config)
+    if not holds(policy, project.CLIENT, member, condition):
+        made.append((f"{project.CLIENT} for {config.account}, on {names.sql} alone", project.bind(config)))
     if config.settings.ci is None:
         return made
     if "iam.googleapis.com" in apis:

@@ -73,11 +73,8 @@ def _what(session: Session, state: State, *, data: bool) -> tuple[Going, list[st
         else:
             goes.append((f"secret {name}", secrets.delete(config, name)))
     member, condition = f"serviceAccount:{config.account}", project.database_condition(config)
-    goes += [
-        (f"right of {config.account} to the database: {role}", project.bind(config, role, "remove"))
-        for role in (project.CLIENT, project.INSTANCE_USER)
-        if holds(state.project.policy, role, member, condition)
-    ]
+    if holds(state.project.policy, project.CLIENT, member, condition):
+        goes.append((f"right of {config.account} to the database", project.bind(config, "remove")))
     if state.account is not None:
         goes.append((f"service account {config.account}", account.delete(config, config.account)))
     if state.repository is not None:

@@ -18,10 +18,6 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
     config, gcloud, say = session.config, session.gcloud, session.say
     key = ROTATABLE[arguments.secret]
     name = config.names.secret(key)
-    if not secrets.has(config, key):
-        raise Stop(
-            f"this environment has no {SECRETS[key].what}: with sql/auth: iam each connection brings a token of its own"
-        )
     state = session.observe()
     if state.service is None or not state.serving or key not in state.secrets:
         raise Stop("nothing serves yet: apply first")

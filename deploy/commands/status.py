@@ -33,12 +33,8 @@ WIDE = (
 def rights(config: Config, state: State) -> list[str]:
     """Return what is missing from the service account's rights, or too wide, a line each."""
     member, found = f"serviceAccount:{config.account}", []
-    condition = project.database_condition(config)
-    found += [
-        f"missing: {role} on {config.names.sql}"
-        for role in project.database_roles(config)
-        if not holds(state.project.policy, role, member, condition)
-    ]
+    if not holds(state.project.policy, project.CLIENT, member, project.database_condition(config)):
+        found.append(f"missing: {project.CLIENT} on {config.names.sql}")
     if not holds(state.bucket_policy, bucket.USER, member):
         found.append(f"missing: {bucket.USER} on {config.bucket}")
     if config.service.direct_transfers and not holds(state.account_policy, account.SIGNER, member):

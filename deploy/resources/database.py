@@ -25,7 +25,6 @@ USER, DATABASE = "mlflow", "mlflow"
 BACKUP_START = "03:00"  # UTC
 #: What a backup is described with, so that those of releases can be told from others, and pruned.
 BEFORE = "before "
-IAM_FLAG = "cloudsql.iam_authentication"
 
 _OTHER_INSTANCE = (
     "make another by another namespace (or names/sql), and move the data (docs/deploy.md, «Moving the database»)"
@@ -82,7 +81,7 @@ class Database:
     answer: dict[str, Any]
     operations: list[dict[str, Any]] = field(default_factory=list)
     databases: set[str] = field(default_factory=set)
-    users: dict[str, str] = field(default_factory=dict)
+    users: set[str] = field(default_factory=set)
 
     @property
     def ready(self) -> bool:
@@ -98,7 +97,6 @@ class Database:
 def wanted(config: Config) -> Server:
     """Return what the server is to be."""
     sql = config.sql
-    flags = dict(sql.flags) | ({IAM_FLAG: "on"} if sql.auth == "iam" else {})
     return Server(
         version=sql.version,
         region=config.region,
@@ -117,7 +115,7 @@ def wanted(config: Config) -> Server:
         network=config.private_network,
         public_address=not config.private_network,
         authorized_networks=(),
-        flags=flags,
+        flags=dict(sql.flags),
         key=config.settings.kms_key or "",
         labels=config.labels,
     )
@@ -180,8 +178,7 @@ def look(config: Config, google: Google) -> Database | None:
     database = Database(answer)
     if database.ready:
         database.databases = {item["name"] for item in google.get(f"{base(config)}/databases").get("items", [])}
-        users = google.get(f"{base(config)}/users").get("items", [])
-        database.users = {item["name"]: item.get("type", "BUILT_IN") or "BUILT_IN" for item in users}
+        database.users = {item["name"] for item in google.get(f"{base(config)}/users").get("items", [])}
     else:
         database.operations = operations(config, google)
     return database
@@ -205,11 +202,6 @@ def surplus_backups(config: Config, listed: list[dict[str, Any]]) -> list[str]:
     good = [b for b in own if b.get("status") == "SUCCESSFUL"]
     kept = {b["id"] for b in good[: config.sql.release_backups]}
     return [b["id"] for b in reversed(own) if b["id"] not in kept and b.get("status") in {"SUCCESSFUL", "FAILED"}]
-
-
-def user(config: Config) -> str:
-    """Return the name of the database's user: with IAM it is the service account's address, without its end."""
-    return config.account.removesuffix(".gserviceaccount.com") if config.sql.auth == "iam" else USER
 
 
 # Commands -------------------------------------------------------------------------------------------------------------------------
@@ -258,11 +250,7 @@ def create_database(config: Config) -> Argv:
 
 
 def create_user(config: Config) -> Argv:
-    """Make the user. A password comes in on standard input, as a file of flags; with IAM there is none."""
-    if config.sql.auth == "iam":
-        return (
-            "gcloud", "sql", "users", "create", user(config), _i(config), "--type=cloud_iam_service_account", p(config),
-        )  # fmt: skip
+    """Make the user. The password comes in on standard input, as a file of flags."""
     return ("gcloud", "sql", "users", "create", USER, _i(config), "--flags-file=-", p(config))
 
 

@@ -7,6 +7,7 @@ lies in the working copy can get into an image or into Cloud Build's bucket.
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from deploy.resources.base import (
     joined,
     own_labels,
     p,
-    same_resource,
     setting,
     switch,
 )
@@ -44,7 +44,7 @@ INPUTS = (
 )
 #: Cloud Run's machines, whatever this one is.
 PLATFORM = "linux/amd64"
-WRITER = "roles/artifactregistry.writer"
+WRITER, READER = "roles/artifactregistry.writer", "roles/artifactregistry.reader"
 #: Cloud Build writes logs to a bucket of one's own only as this (Google's "Store build logs").
 BUILD_BUCKET_ROLE = "roles/storage.admin"
 BUILT = ("cloudbuild", "docker")
@@ -60,21 +60,15 @@ class Repository:
 
     format: str = setting(refuse="another kind of repository has this name: set names/repository")
     immutable_tags: bool = setting(switch("--immutable-tags", ""))
-    key: str = setting(
-        refuse="a repository's key is chosen when it is made. Keep kms_key as it was, or set names/repository",
-        name="encryption key",
-        same=same_resource,
-    )
     labels: dict[str, str] = setting(LABELS, name="label")
 
 
 def difference(config: Config, answer: dict[str, Any]) -> Difference:
     """Return what is to be changed of the repository, and what isn't."""
-    to_be = Repository("DOCKER", True, config.settings.kms_key or "", config.labels)
+    to_be = Repository("DOCKER", True, config.labels)
     is_ = Repository(
         answer.get("format", ""),
         answer.get("dockerConfig", {}).get("immutableTags", False),
-        answer.get("kmsKeyName", ""),
         own_labels(answer.get("labels")),
     )
     return compare(f"image repository {config.names.repository}", to_be, is_)
@@ -146,14 +140,58 @@ def look_at_policy(config: Config, google: Google) -> dict[str, Any]:
     return answer
 
 
-def digest(config: Config, google: Google, image: str) -> str:
-    """Return the digest of an image of this environment's repository; empty if it is not there. Raises CloudError."""
+@dataclass(frozen=True)
+class Place:
+    """Where an image of Artifact Registry is: `LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/PACKAGE`."""
+
+    location: str
+    project: str
+    repository: str
+    package: str
+
+    @property
+    def url(self) -> str:
+        """The API's URL of the repository."""
+        host = "https://artifactregistry.googleapis.com/v1"
+        return f"{host}/projects/{self.project}/locations/{self.location}/repositories/{self.repository}"
+
+
+def without_tag(image: str) -> str:
+    """Return an image's name without its tag or digest."""
+    name = image.partition("@")[0]
+    head, _, last = name.rpartition("/")
+    return f"{head}/{last.partition(':')[0]}"
+
+
+def place(image: str) -> Place | None:
+    """Return where an image is; None if that is not in Artifact Registry."""
+    found = re.fullmatch(r"([a-z0-9-]+)-docker\.pkg\.dev/([^/]+)/([^/]+)/(.+)", without_tag(image))
+    return Place(found[1], found[2], found[3], found[4].replace("/", "%2F")) if found else None
+
+
+def digest(google: Google, image: str) -> str:
+    """Return an image's digest; empty if it is not there, or not in Artifact Registry. Raises CloudError."""
     if "@" in image:
         return image.partition("@")[2]
-    if not image.startswith(f"{config.repository}:"):
+    where = place(image)
+    if where is None:
         return ""
-    answer = google.find(f"{_registry(config)}/packages/gatehouse/tags/{image.rsplit(':', 1)[1]}")
+    answer = google.find(f"{where.url}/packages/{where.package}/tags/{image.rsplit(':', 1)[1]}")
     return str(answer["version"]).rsplit("/", 1)[1] if answer else ""
+
+
+def policy_of(google: Google, where: Place) -> dict[str, Any]:
+    """Return who may do what in a repository. Raises CloudError."""
+    answer: dict[str, Any] = google.get(f"{where.url}:getIamPolicy", **{"options.requestedPolicyVersion": "3"})
+    return answer
+
+
+def bind_reader(where: Place, member: str) -> Argv:
+    """Let somebody pull from a repository."""
+    return (
+        "gcloud", "artifacts", "repositories", "add-iam-policy-binding", where.repository, f"--location={where.location}",
+        f"--member={member}", f"--role={READER}", f"--project={where.project}",
+    )  # fmt: skip
 
 
 # Commands -------------------------------------------------------------------------------------------------------------------------
@@ -161,10 +199,9 @@ def digest(config: Config, google: Google, image: str) -> str:
 
 def create(config: Config) -> Argv:
     """A tag never moves: what was tested is what serves."""
-    key = config.settings.kms_key
     return (
         "gcloud", "artifacts", "repositories", "create", config.names.repository, "--repository-format=docker",
-        f"--location={config.region}", "--immutable-tags", *((f"--kms-key={key}",) if key else ()),
+        f"--location={config.region}", "--immutable-tags",
         f"--labels={joined(config.labels)}", p(config),
     )  # fmt: skip
 

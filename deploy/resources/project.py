@@ -21,7 +21,7 @@ APIS = (
     "sqladmin.googleapis.com",
 )
 
-CLIENT, INSTANCE_USER = "roles/cloudsql.client", "roles/cloudsql.instanceUser"
+CLIENT = "roles/cloudsql.client"
 
 
 @dataclass
@@ -73,15 +73,10 @@ def database_condition(config: Config) -> str:
     return f'resource.name == "{name}" && resource.service == "sqladmin.googleapis.com"'
 
 
-def database_roles(config: Config) -> tuple[str, ...]:
-    """Return the roles on the database that the service's account needs."""
-    return (CLIENT, INSTANCE_USER) if config.sql.auth == "iam" else (CLIENT,)
-
-
-def bind(config: Config, role: str, verb: str = "add") -> Argv:
-    """Give (or take) the service's account a role on this environment's database alone."""
+def bind(config: Config, verb: str = "add") -> Argv:
+    """Let the service's account connect to this environment's database alone, or (`remove`) no more."""
     condition = f"title={config.names.sql},expression={database_condition(config)}"
     return (
         "gcloud", "projects", f"{verb}-iam-policy-binding", config.project,
-        f"--member=serviceAccount:{config.account}", f"--role={role}", f"--condition={condition}",
+        f"--member=serviceAccount:{config.account}", f"--role={CLIENT}", f"--condition={condition}",
     )  # fmt: skip

@@ -9,7 +9,6 @@ from deploy.cloud.errors import CloudError
 from deploy.cloud.gcloud import Gcloud, GcloudError, classify
 from deploy.cloud.google import Google
 from deploy.config import Config
-from deploy.resources import service
 from deploy.resources.base import Argv, joined, p
 
 MIGRATE, CHECK = ("gatehouse", "migrate"), ("gatehouse", "migrate", "--check")
@@ -33,7 +32,6 @@ class JobError(RuntimeError):
 
 def flags(config: Config, image: str, database_version: str) -> Argv:
     """Return what any job of this environment is given: the same image, and no secret but the database's."""
-    values = {"APP_ENV": config.environment} | service.database_settings(config)
     secret = f"--set-secrets=BACKEND_STORE_URI={config.names.secret('database-url')}:{database_version}"
     network = config.network
     key = config.settings.kms_key
@@ -41,8 +39,8 @@ def flags(config: Config, image: str, database_version: str) -> Argv:
         f"--image={image}",
         f"--service-account={config.account}",
         f"--set-cloudsql-instances={config.connection}",
-        *((secret,) if config.sql.auth == "password" else ()),
-        f"--set-env-vars={service._pairs(values)}",
+        secret,
+        f"--set-env-vars=APP_ENV={config.environment}",
         "--memory=1Gi",
         f"--labels={joined(config.labels)}",
         *((f"--key={key}",) if key else ()),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from deploy.cloud.google import Google
 from deploy.config import ROOT, Config
 from deploy.resources import database
-from deploy.resources.base import LABELS, Argv, Difference, compare, joined, own_labels, p, same_resource, setting
+from deploy.resources.base import LABELS, Argv, Difference, compare, joined, own_labels, p, setting
 
 POLICY_PATH = "/etc/gatehouse/access/policy.yaml"
 READER = "roles/secretmanager.secretAccessor"
@@ -93,9 +93,7 @@ OF_THE_DATA = ("database-url", "kek-passphrase", "webhook-key")
 
 def has(config: Config, key: str) -> bool:
     """Return whether an environment has a secret of this kind."""
-    if key == "access-policy":
-        return config.policy is not None
-    return key != "database-url" or config.sql.auth == "password"
+    return key != "access-policy" or config.policy is not None
 
 
 def wanted(config: Config) -> list[Secret]:
@@ -109,11 +107,6 @@ class Container:
 
     location: str = setting(
         refuse="a secret can't be moved. Keep region as it is, or delete the secret (what it opens is lost) and apply again"
-    )
-    key: str = setting(
-        refuse="a secret's key is chosen when it is made. Keep kms_key as it was, or delete the secret and apply again",
-        name="encryption key",
-        same=same_resource,
     )
     labels: dict[str, str] = setting(LABELS, name="label")
 
@@ -137,11 +130,10 @@ class Kept:
 
 def difference(config: Config, name: str, answer: dict[str, Any]) -> Difference:
     """Return what is to be changed of a secret's settings, and what isn't."""
-    to_be = Container(config.region, config.settings.kms_key or "", config.labels)
+    to_be = Container(config.region, config.labels)
     replicas = answer.get("replication", {}).get("userManaged", {}).get("replicas", [])
-    key = next((r.get("customerManagedEncryption", {}).get("kmsKeyName", "") for r in replicas), "")
     where = ", ".join(sorted(replica["location"] for replica in replicas)) or "everywhere"
-    return compare(f"secret {name}", to_be, Container(where, key, own_labels(answer.get("labels"))))
+    return compare(f"secret {name}", to_be, Container(where, own_labels(answer.get("labels"))))
 
 
 def _url(config: Config, name: str = "") -> str:
@@ -185,10 +177,9 @@ def read(config: Config, google: Google, name: str, version: str) -> str:
 
 def create(config: Config, name: str, annotations: Mapping[str, str]) -> Argv:
     """Make a secret with its first version, in the region alone."""
-    key = config.settings.kms_key
     return (
         "gcloud", "secrets", "create", name, "--data-file=-", "--replication-policy=user-managed", f"--locations={config.region}",
-        *((f"--kms-key-name={key}",) if key else ()), f"--labels={joined(config.labels)}",
+        f"--labels={joined(config.labels)}",
         *((f"--set-annotations={joined(annotations)}",) if annotations else ()), p(config),
     )  # fmt: skip
 
@@ -286,8 +277,7 @@ class Vault:
 
 def database_url(config: Config, password: str) -> str:
     """Return the database's URL, through Cloud Run's socket."""
-    user, colon = (database.USER, f":{password}") if password else (database.user(config).replace("@", "%40"), "")
-    return f"postgresql+psycopg2://{user}{colon}@/{database.DATABASE}?host=/cloudsql/{config.connection}"
+    return f"postgresql+psycopg2://{database.USER}:{password}@/{database.DATABASE}?host=/cloudsql/{config.connection}"
 
 
 def password_of(url: str) -> str:

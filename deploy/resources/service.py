@@ -150,14 +150,7 @@ def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
         values["DIRECT_TRANSFERS"] = "true"
     if config.policy is not None:
         values["ACCESS_POLICY"] = secrets.POLICY_PATH
-    return values | database_settings(config) | service.env
-
-
-def database_settings(config: Config) -> dict[str, str]:
-    """Return how a container reaches the database without a password; empty where a secret says it."""
-    if config.sql.auth == "password":
-        return {}
-    return {"BACKEND_STORE_URI": secrets.database_url(config, ""), "DATABASE_AUTH": "google"}
+    return values | service.env
 
 
 def references(config: Config, versions: Mapping[str, str]) -> dict[str, str]:

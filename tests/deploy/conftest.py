@@ -99,6 +99,8 @@ class Tool:
     gcloud: Path
     file: Path
     extra: dict[str, str] = field(default_factory=dict)
+    #: The checkout that the tool runs from, where that is not this one.
+    sources: Path = ROOT
     printed: list[str] = field(default_factory=list)
 
     @property
@@ -112,7 +114,7 @@ class Tool:
             "PATH": os.pathsep.join([str(self.gcloud), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self.sources),
             "GCLOUD_RECORD": str(self.record),
             "GATEHOUSE_DEPLOY_PATIENCE": "30",
             **self.cloud.environment(self.home / "sdk"),

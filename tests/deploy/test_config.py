@@ -89,7 +89,6 @@ def test_what_is_missing_is_told_with_its_meaning(tmp_path: Path) -> None:
             "kms_key",
             "is not in europe-west1",
         ),
-        ({"sql": {"flags": {"cloudsql.iam_authentication": "on"}}}, "sql/flags/cloudsql.iam_authentication", "follows"),
         ({"service": {"env": {"PUBLIC_URL": "x"}}}, "service/env/PUBLIC_URL", "set by the deploy tool"),
         ({"service": {"env": {"MY_PASSWORD": "x"}}}, "service/env/MY_PASSWORD", "looks like a secret"),
         ({"sql": {"tier": "db-custom-3-4096"}}, "sql/tier", "even number of CPUs"),

@@ -227,7 +227,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[Emulator], Any] | None, tuple
     "another key": (
         {"kms_key": f"projects/{PROJECT}/locations/europe-west1/keyRings/r/cryptoKeys/k"},
         None,
-        ("a database's key is chosen when it is made", "a secret's key is chosen", "a repository's key is chosen"),
+        ("a database's key is chosen when it is made",),
     ),
     "a network that stays": (
         {},
@@ -244,7 +244,6 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[Emulator], Any] | None, tuple
         lambda c: template(c)["metadata"]["labels"].update(team="x"),
         ("revision labels is team", "takes no label off a revision alone"),
     ),
-    "another way of signing in": ({"sql": {"auth": "iam"}}, None, ("the tables belong to the user of before",)),
 }
 
 

@@ -123,6 +123,18 @@ def test_errors_are_told_apart(text: str, kind: str) -> None:
     assert classify(text) == kind
 
 
+def test_a_gcloud_gets_the_token_and_need_not_open_the_credential_database(tmp_path: Path) -> None:
+    """Several at a time would lock it. The file is this user's alone, and no argument holds the token."""
+    program = tmp_path / "gcloud"
+    program.write_text(
+        '#!/bin/sh\nstat -c %a "$CLOUDSDK_AUTH_ACCESS_TOKEN_FILE"\ncat "$CLOUDSDK_AUTH_ACCESS_TOKEN_FILE"\n'
+    )
+    program.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    told = Gcloud(environ, tmp_path, token=lambda: "ya29.x").run(("gcloud", "run", "services", "list"))
+    assert told == "600\nya29.x"
+
+
 @pytest.mark.parametrize(
     ("text", "permission"),
     [

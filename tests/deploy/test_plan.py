@@ -98,7 +98,7 @@ def test_the_service_is_deployed_with_these_flags() -> None:
         "|APP_ENV=dev|GOOGLE_CLOUD_PROJECT=demo-project|WORKERS=1|STARTUP_TIMEOUT=120"
         "|MLFLOW_SERVER_ALLOWED_HOSTS=mlflow-dev-123456789012.europe-west1.run.app"
         ",candidate---mlflow-dev-123456789012.europe-west1.run.app"
-        "|MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=4|MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW=1|HTTP2=true",
+        "|MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=4|MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW=1|READ_CONNECTIONS=1|HTTP2=true",
         "--set-secrets=BACKEND_STORE_URI=mlflow-dev-database-url:1"
         ",OAUTH2_PROXY_CLIENT_SECRET=mlflow-dev-oauth-client-secret:1"
         ",OAUTH2_PROXY_COOKIE_SECRET=mlflow-dev-cookie-secret:1"
@@ -172,7 +172,7 @@ def test_steps_wait_for_what_they_need_and_for_nothing_else() -> None:
     assert all(order.index(need) < order.index(key) for key in order for need in needs[key])
     assert needs["sql"] == {"apis"}
     assert needs["bucket"] == set()
-    assert needs["sql/user"] == {"sql", "sql/database", "secret/database-url", "account"}
+    assert needs["sql/user"] == {"sql", "sql/database", "secret/database-url"}
     assert needs["right/cookie-secret"] == {"account", "secret/cookie-secret"}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.deploy.conftest import Tool, image
@@ -158,29 +156,6 @@ def test_rollback_refuses_a_revision_whose_secrets_are_disabled(deployed: Tool) 
     result = deployed.run("rollback", "--no-smoke")
     assert result.code == 1
     assert "mlflow-dev-cookie-secret version 1 is disabled" in result.err
-
-
-def test_the_image_is_built_from_the_sources_once(tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
-    del monkeypatch
-    tool.configure(image="cloudbuild")
-    arguments: tuple[Any, ...] = ("apply", "--yes", "--no-smoke", "--oauth-client", str(tool.client_file()))
-    tool.good(*arguments)
-    (build,) = tool.cloud.builds.all
-    assert build["images"][0].startswith("europe-west1-docker.pkg.dev/demo-project/mlflow-dev/gatehouse:src-")
-    tool.good(*arguments)
-    assert len(tool.cloud.builds.all) == 1
-
-
-def test_a_failing_build_is_told_and_the_rest_is_there_for_the_next_run(tool: Tool) -> None:
-    tool.configure(image="cloudbuild")
-    tool.cloud.builds.fail = True
-    result = tool.run("apply", "--yes", "--no-smoke", "--oauth-client", str(tool.client_file()))
-    assert result.code == 1
-    assert "✗ image europe-west1-docker.pkg.dev/demo-project/mlflow-dev/gatehouse:src-" in result.out
-    assert not tool.cloud.run.services
-    tool.cloud.builds.fail = False
-    tool.apply()
-    assert tool.cloud.run.services
 
 
 def test_traffic_that_somebody_split_by_hand_is_no_first_deploy(deployed: Tool) -> None:

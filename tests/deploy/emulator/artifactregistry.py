@@ -52,7 +52,9 @@ class Registry:
 
     def seed(self, where: str, tags: list[str]) -> None:
         """Have a repository (`LOCATION/NAME`) with images that others built."""
-        self.repositories[where] = Repository({"name": where}, {tag: f"sha256:{tag}" for tag in tags})
+        self.repositories[where] = Repository(
+            {"name": where}, {tag: "sha256:" + hashlib.sha256(tag.encode()).hexdigest() for tag in tags}
+        )
 
     def holds(self, image: str) -> bool:
         """Return whether an image (`HOST/PROJECT/REPOSITORY/NAME:TAG`) exists here."""

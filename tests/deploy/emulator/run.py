@@ -332,7 +332,7 @@ class CloudRun:
                 f" memory must be within limits: {cpu} CPU with {memory}."
             )
         ingress = body["metadata"].get("annotations", {}).get("run.googleapis.com/ingress", "all")
-        if self.cloud.project.forbids("run.allowedIngress", ingress):
+        if body.get("kind") == "Service" and self.cloud.project.forbids("run.allowedIngress", ingress):
             raise ApiError(
                 400,
                 "FAILED_PRECONDITION",
