@@ -1,8 +1,8 @@
 // Command gatehouse-listener is the public listener where HTTP2=true: HTTP/1.1 and HTTP/2, both in cleartext, on one
 // port. Each request goes on to oauth2-proxy's Unix socket as HTTP/1.1, its body and its answer as they come.
 //
-// LISTENER_ADDRESS (host:port) and LISTENER_SOCKET (a path) say where; `gatehouse prepare` sets them. It listens once
-// oauth2-proxy does, and ends with 0 after TERM or INT when every request has been answered; start.sh limits that wait.
+// LISTENER_ADDRESS (host:port) and LISTENER_SOCKET (a path) say where; the supervisor sets them. It listens once
+// oauth2-proxy does, and ends with 0 after TERM or INT when every request has been answered; the supervisor limits that wait.
 package main
 
 import (

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gatehouse.pipeline.context import Context, Handler
 
 PATH = "/.well-known/gatehouse"
-#: The folder of the run directory in which ``gatehouse prepare`` leaves what is published.
+#: The folder of the run directory in which a start leaves what is published.
 FOLDER = "published"
 DOCUMENT = "gatehouse.json"
 REQUIREMENTS = "requirements.txt"

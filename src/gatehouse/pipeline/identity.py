@@ -128,7 +128,7 @@ class IdentityLayer:
     """ASGI layer: lets in only what the proxy vouches for, and puts the :class:`Identity` into the context.
 
     :param app: the next layer.
-    :param proof: the secret that ``gatehouse prepare`` made for this start; at least 16 bytes.
+    :param proof: the secret of this start; at least 16 bytes.
     :param cookie_names: the proxy's session cookies (``OAUTH2_PROXY_COOKIE_NAME``); stripped with all that
         starts so.
     :param trusted_hops: how many proxies stand between the client and oauth2-proxy and append to
