@@ -153,8 +153,8 @@ def test_a_websocket_finds_nothing(gate: Gate) -> None:
     assert straight(gate, *headers)[0] == 401
     with gate.session("carol") as session:
         answer = session.get(gate.url + WHOAMI, headers=dict(headers), timeout=20)
-    assert answer.status_code in {200, 400, 403}
-    assert "admin" not in answer.text
+    # The proxy passes an upgrade on, and nobody behind it takes it: an ordinary answer for who carol is.
+    assert (answer.status_code, answer.json()["role"]) == (200, "viewer"), answer.text
 
 
 @pytest.mark.parametrize("name", IDENTITY_HEADERS)
@@ -215,7 +215,7 @@ def test_making_the_user_header_vanish_gains_nothing(gate: Gate) -> None:
 def test_a_token_for_another_service_is_refused(gate: Gate) -> None:
     token = gate.provider.token("alice", audience="https://another-service.example.com")
     answer = requests.get(gate.url + WHOAMI, headers={"Authorization": f"Bearer {token}"}, timeout=20)
-    assert answer.status_code in {401, 403}
+    assert answer.status_code == 401, answer.text
 
 
 def test_a_session_cookie_that_was_tampered_with_is_refused(gate: Gate) -> None:
@@ -256,7 +256,7 @@ def test_whoami_tells_when_the_session_ends(gate: Gate) -> None:
 )
 def test_a_method_override_header_turns_no_read_into_a_write(carol: Client, override: str) -> None:
     answer = carol.call("GET", "/api/2.0/mlflow/runs/delete", json={"run_id": "x"}, headers={override: "POST"})
-    assert answer.status_code in {404, 405}
+    assert answer.status_code == 405, answer.text
     answer = carol.call("POST", "/api/2.0/mlflow/runs/delete", json={"run_id": "x"}, headers={override: "GET"})
     assert answer.status_code == 403
 

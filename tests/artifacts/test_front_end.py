@@ -6,6 +6,7 @@ HTTP/1 backend (https://cloud.google.com/run/quotas).
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import http.client
 import json
@@ -213,8 +214,11 @@ def test_without_http2_the_platforms_limit_bites(gate: Gate, files: dict[int, Pa
     assert subprocess.run(command, capture_output=True, timeout=30, check=False).returncode != 0
 
 
-def test_the_sdk_logs_and_reads_40_100_and_600_mib(run_id: str) -> None:
-    assert run_id
+def test_the_sdk_logs_and_reads_40_100_and_600_mib(site: Gate, files: dict[int, Path], run_id: str) -> None:
+    """It has read them back (``run_id``); and each lies in the store as it was."""
+    for file in files.values():
+        (found,) = (path for path in stored(site, file.name) if run_id in path.parts)
+        assert filecmp.cmp(found, file, shallow=False), file.name
 
 
 def test_the_listener_holds_next_to_nothing_of_them(site: Gate, run_id: str) -> None:
