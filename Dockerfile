@@ -19,11 +19,9 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates golang-go \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-COPY proxy/go.mod proxy/go.sum ./
-RUN module=github.com/oauth2-proxy/oauth2-proxy/v7 \
-    && version="$(go list -m -f '{{.Version}}' "$module")" \
-    && go build -trimpath -ldflags "-s -w -X $module/pkg/version.VERSION=$version" -o /usr/local/bin/oauth2-proxy "$module" \
-    && test "$(oauth2-proxy --version | cut -d' ' -f2)" = "$version"
+COPY proxy/go.mod proxy/go.sum proxy/build.sh ./
+RUN ./build.sh /usr/local/bin/oauth2-proxy \
+    && oauth2-proxy --version | grep -q "$(go list -m -f '{{.Version}}' github.com/oauth2-proxy/oauth2-proxy/v7)+gatehouse "
 COPY listener listener
 RUN go build -C listener -trimpath -ldflags '-s -w' -o /usr/local/bin/gatehouse-listener .
 

@@ -42,7 +42,13 @@ def digest(files: Sequence[Path]) -> str:
 
 
 def build(
-    name: str, package: str, folder: Path, target: Path, say: Callable[[str], None], ldflags: str = "-s -w"
+    name: str,
+    package: str,
+    folder: Path,
+    target: Path,
+    say: Callable[[str], None],
+    ldflags: str = "-s -w",
+    script: Path | None = None,
 ) -> Path:
     """Return ``target``, which is built first if it isn't there.
 
@@ -53,6 +59,7 @@ def build(
         target: where the program is kept; built aside and moved there whole.
         say: gets a line of progress every few seconds.
         ldflags: for Go's linker.
+        script: what builds it, given the target, instead of a plain ``go build``.
 
     Raises:
         NoProgramError: without Go, or when the build fails; with Go's own words.
@@ -68,6 +75,8 @@ def build(
         with tempfile.TemporaryDirectory(prefix=f"{name}.", dir=target.parent) as aside:
             made = Path(aside) / target.name
             command = ["go", "build", "-v", "-mod=readonly", "-trimpath", "-ldflags", ldflags, "-o", str(made), package]
+            if script is not None:
+                command = [str(script), str(made)]
             _run(name, command, folder, say)
             made.replace(target)
     return target

@@ -1,4 +1,4 @@
-"""Find oauth2-proxy at the pinned version, or build it with Go. The pin's home is proxy/go.mod."""
+"""Find oauth2-proxy at the pinned version, or build it with Go (proxy/build.sh). The pin's home is proxy/go.mod."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MODULE = "github.com/oauth2-proxy/oauth2-proxy/v7"
 
 
 def pinned_version() -> str:
-    """Return the version in proxy/go.mod, for example ``v7.15.6``."""
+    """Return the version in proxy/go.mod, as proxy/build.sh marks it, for example ``v7.15.6+gatehouse``."""
     match = re.search(rf"{re.escape(MODULE)} (v[0-9.]+)", (ROOT / "proxy" / "go.mod").read_text())
     if not match:
         raise NoProgramError(f"proxy/go.mod doesn't require {MODULE}")
-    return match[1]
+    return match[1] + "+gatehouse"
 
 
 def version_of(binary: str | Path) -> str:
@@ -29,7 +29,7 @@ def version_of(binary: str | Path) -> str:
         done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    match = re.match(r"oauth2-proxy (v[0-9.]+)", done.stdout)
+    match = re.match(r"oauth2-proxy (v\S+)", done.stdout)
     return match[1] if match else ""
 
 
@@ -55,10 +55,9 @@ def find_or_build(say: Callable[[str], None]) -> Path:
     if not shutil.which("go"):
         raise NoProgramError(
             f"oauth2-proxy {version} is neither on PATH nor can it be built: there is no Go\n"
-            f"    fix: install Go 1.26 or newer, or put oauth2-proxy {version} on PATH"
+            f"    fix: install Go 1.26 or newer, or put what proxy/build.sh makes on PATH"
         )
-    stamp = f"-s -w -X {MODULE}/pkg/version.VERSION={version}"
-    build("oauth2-proxy", MODULE, ROOT / "proxy", built, say, stamp)
+    build("oauth2-proxy", MODULE, ROOT / "proxy", built, say, script=ROOT / "proxy" / "build.sh")
     if version_of(built) != version:
         raise NoProgramError(f"{built} says that it is {version_of(built) or 'nothing known'}, not {version}")
     return built
