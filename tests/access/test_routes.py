@@ -97,12 +97,9 @@ def test_an_operation_that_is_not_in_the_table_is_for_admins(monkeypatch: pytest
         ("mutation { ...f } fragment f on Mutation { ...g } fragment g on Mutation { ...f hidden }", Access.ADMIN),
         ("query { harmless: mlflowDeleteEverything }", Access.ADMIN),
         ("subscription { test }", Access.ADMIN),
-        ("not graphql {", Access.READ),
-        (None, Access.READ),
-        (["{ hidden }"], Access.READ),
     ],
 )
-def test_a_graphql_document_is_as_dangerous_as_its_worst_field(query: object, access: Access) -> None:
+def test_a_graphql_document_is_as_dangerous_as_its_worst_field(query: str, access: Access) -> None:
     assert graphql.graphql_access(query)[0] is access
 
 

@@ -49,9 +49,6 @@ SPELLED: dict[str, Any] = {
     "all escapes": lambda body: body.replace(
         "mlflow.user", "".join(f"\\u{ord(c):04x}" for c in "mlflow.user")
     ).encode(),
-    "UTF-16": lambda body: body.encode("utf-16"),
-    "UTF-16 without a mark": lambda body: body.encode("utf-16-le"),
-    "UTF-32": lambda body: body.encode("utf-32"),
     "twice encoded": lambda body: json.dumps(body).encode(),
     "twice encoded escapes": lambda body: json.dumps(body.replace("mlflow.user", "mlflow\\u002euser")).encode(),
     "white space": lambda body: b"\n\t " + body.encode() + b" \n",
@@ -289,7 +286,7 @@ def test_a_compressed_body_that_grows_without_end_is_refused(bob: Client) -> Non
     headers = {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": "0", "Content-Encoding": "gzip"}
     answer = bob.call("POST", "/v1/traces", data=body, headers=headers)
     assert answer.status_code == 400
-    assert "64 MiB" in answer.json()["message"]
+    assert "32 MiB" in answer.json()["message"]
 
 
 def test_a_dataset_and_its_records_have_their_author(bob: Client, postgres: Postgres) -> None:

@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import logging
 import posixpath
-import re
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import format_datetime
 from functools import partial
@@ -28,6 +27,7 @@ from urllib.parse import parse_qsl
 from gatehouse.artifacts import paths, stores
 from gatehouse.artifacts.stores.base import PIECE, Damaged, NotFound, Stat, StoreError
 from gatehouse.pipeline.body import Disconnected, declared_length
+from gatehouse.pipeline.fairness import Turns
 from gatehouse.pipeline.responses import error_response, response, send_all
 from gatehouse.upstream.artifacts import (
     check_attachment,
@@ -40,7 +40,7 @@ from gatehouse.upstream.artifacts import (
 from gatehouse.upstream.stores import registry_store, tracking_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from starlette.types import Message, Receive, Send
 
@@ -151,18 +151,17 @@ class _Digests:
     """The hashes that a client sent along, to compare with what came."""
 
     def __init__(self, headers: Mapping[bytes, bytes]) -> None:
-        self._expected: list[tuple[Any, bytes]] = []
+        #: Algorithm → its hasher and what it shall come to.
+        self._expected: dict[str, tuple[Any, bytes]] = {}
         if value := headers.get(b"content-md5"):
             self._add("md5", value.decode("latin-1"))
-        for name, value in re.findall(r"([A-Za-z0-9-]+)\s*=\s*([A-Za-z0-9+/=]+)", self._text(headers, b"digest")):
-            self._add(name, value)
+        for name, text in _members(headers.get(b"digest", b"")):
+            self._add(name, text)
         for header in (b"content-digest", b"repr-digest"):
-            for name, value in re.findall(r"([a-z0-9-]+)\s*=\s*:([A-Za-z0-9+/=]*):", self._text(headers, header)):
-                self._add(name, value)
-
-    @staticmethod
-    def _text(headers: Mapping[bytes, bytes], name: bytes) -> str:
-        return headers.get(name, b"").decode("latin-1")
+            for name, text in _members(headers.get(header, b"")):
+                # A structured field (RFC 8941): bytes stand between colons.
+                if len(text) > 1 and text[0] == text[-1] == ":":
+                    self._add(name, text[1:-1])
 
     def _add(self, name: str, value: str) -> None:
         algorithm = _ALGORITHMS.get(name.lower())
@@ -175,20 +174,28 @@ class _Digests:
             expected = b""
         if len(expected) != hasher.digest_size:
             raise _invalid(f"The request's {name} digest isn't base64 of {hasher.digest_size} bytes.")
-        self._expected.append((hasher, expected))
+        if self._expected.setdefault(algorithm, (hasher, expected))[1] != expected:
+            raise _invalid(f"The request has two different {name} digests.")
 
     def update(self, data: bytes) -> None:
-        for hasher, _ in self._expected:
+        for hasher, _ in self._expected.values():
             hasher.update(data)
 
     def verify(self) -> None:
         """Raise what tells the client if another content came than it says."""
-        for hasher, expected in self._expected:
+        for hasher, expected in self._expected.values():
             if hasher.digest() != expected:
                 raise _invalid(
                     f"The content's {hasher.name} isn't the one that the request names: it was damaged on its way. "
                     "Nothing was stored."
                 )
+
+
+def _members(value: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of a header that lists them, in time linear in its length."""
+    for member in value.decode("latin-1").split(","):
+        name, _, text = member.partition("=")
+        yield name.strip(), text.strip()
 
 
 # --- The layer ----------------------------------------------------------------------------------------------
@@ -209,7 +216,7 @@ class ArtifactLayer:
         self._store = partial(stores.shared, destination)
         self._limit = limit
         self._pool = ThreadPoolExecutor(THREADS, "artifacts")
-        self._slots: asyncio.Semaphore | None = None
+        self._slots = Turns(TRANSFERS)
         # Workspaces move artifacts to folders of their own by what the request says, deep in MLflow: it sees to them itself.
         self._usable = not MLFLOW_ENABLE_WORKSPACES.get()
 
@@ -281,19 +288,15 @@ class ArtifactLayer:
             await send_all(send, answer)
 
     @contextlib.asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
+    async def _slot(self, context: Context) -> AsyncIterator[None]:
         """Wait for a place among the transfers."""
-        if self._slots is None:  # made here, because each forked worker has an event loop of its own
-            self._slots = asyncio.Semaphore(TRANSFERS)
-        try:
-            await asyncio.wait_for(self._slots.acquire(), self._limit)
-        except TimeoutError:
-            text = f"{TRANSFERS} artifacts are being moved already. Try again later."
-            raise _Refused(503, "TEMPORARILY_UNAVAILABLE", text, (b"retry-after", b"10")) from None
-        try:
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                await asyncio.wait_for(held.enter_async_context(self._slots.turn(context.key)), self._limit)
+            except TimeoutError:
+                text = f"{TRANSFERS} artifacts are being moved already. Try again later."
+                raise _Refused(503, "TEMPORARILY_UNAVAILABLE", text, (b"retry-after", b"10")) from None
             yield
-        finally:
-            self._slots.release()
 
     # --- Uploads
 
@@ -302,10 +305,13 @@ class ArtifactLayer:
         from_ui = context.operation == "serve_upload_artifact"
         if not path or context.path.endswith("/"):
             raise _invalid("The artifact's path must end with a file's name.")
+        if context.scope["query_string"] and not from_ui:
+            # A name with a question mark that a client didn't encode; what stands before it would be stored.
+            raise _invalid("An upload's address has no query: write the ? in the artifact's name as %3F.")
         length = declared_length(context)
         digests = _Digests(dict(context.scope["headers"]))
         most = MAX_UI_UPLOAD if from_ui else None
-        async with self._slot():
+        async with self._slot(context):
             if most is not None and (length or 0) > most:
                 raise _invalid("Artifact size is too large. Max size is 10MB.")
             sink = await self._call(lambda: self._store().create(path, length))
@@ -384,7 +390,7 @@ class ArtifactLayer:
             if known is not None and (answer := wanted.answer_without_body(known, path)):
                 return answer
             start, stop = wanted.part(known)
-            async with self._slot():
+            async with self._slot(context):
                 etag = known.etag if known else None
                 source = await self._call(lambda: self._store().open(path, start, stop, etag))
                 try:

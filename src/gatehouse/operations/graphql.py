@@ -1,42 +1,61 @@
-"""What a GraphQL document does: the class of the worst of its root fields."""
+"""What a GraphQL request does: the worst of the root fields in its document."""
 
 from __future__ import annotations
 
+import asyncio
 from functools import lru_cache
+from typing import Any
 
 from gatehouse.operations.classes import Access
 from gatehouse.operations.table import GRAPHQL_FIELDS
 
-
-def graphql_access(query: object) -> tuple[Access, tuple[str, ...]]:
-    """Return the class of a GraphQL document and the root fields that it names."""
-    if isinstance(query, str) and len(query) <= _CACHED_QUERY:
-        return _remembered_graphql_access(query)
-    return _graphql_access(query)
+#: MLflow's UI has four queries, the longest of 2,000 characters and 300 tokens; what a query costs grows with the square of
+#: these (OverlappingFieldsCanBeMerged, and MLflow runs it).
+MAX_QUERY = 16 * 1024
+MAX_TOKENS = 1_000
 
 
-def _graphql_access(query: object) -> tuple[Access, tuple[str, ...]]:
-    """Judge a document.
+class Unreadable(ValueError):
+    """Nobody can tell what the document would do; the text says why."""
 
-    Every operation and fragment of the document counts, whichever of them the request selects. A document
-    that can't be read is READ: MLflow refuses it before it runs anything.
+
+async def judge(query: object) -> tuple[Access, tuple[str, ...]]:
+    """Return the class of a GraphQL document and the root fields that it names.
+
+    Raises:
+        Unreadable: if it is none, or too large to be read.
+    """
+    if not isinstance(query, str):
+        raise Unreadable("The request's body has no GraphQL query.")
+    if len(query) > MAX_QUERY:
+        raise Unreadable(f"The GraphQL query is longer than {MAX_QUERY} characters.")
+    if len(query) <= _AT_ONCE:
+        return _remembered(query)
+    return await asyncio.to_thread(graphql_access, query)
+
+
+def graphql_access(query: str) -> tuple[Access, tuple[str, ...]]:
+    """Judge a document: every operation and fragment of it counts, whichever of them the request selects.
+
+    Raises:
+        Unreadable: if it is none, or too large to be read.
     """
     from graphql import GraphQLError, parse
     from graphql.language import ast
 
-    if not isinstance(query, str):
-        return Access.READ, ()
     try:
-        document = parse(query, no_location=True)
-    except (GraphQLError, RecursionError):
-        return Access.READ, ()
+        document = parse(query, no_location=True, max_tokens=MAX_TOKENS)
+    except GraphQLError as error:
+        raise Unreadable(f"The GraphQL query can't be read: {error.message[:200]}") from None
+    except RecursionError:
+        raise Unreadable("The GraphQL query is nested too deep.") from None
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, ast.FragmentDefinitionNode)}
     fields: dict[str, None] = {}
     for definition in document.definitions:
         if not isinstance(definition, ast.OperationDefinitionNode):
             continue
         seen: set[str] = set()
-        pending = list(definition.selection_set.selections)
+        pending: list[Any] = list(definition.selection_set.selections)
         while pending:
             node = pending.pop()
             if isinstance(node, ast.FieldNode):
@@ -47,10 +66,12 @@ def _graphql_access(query: object) -> tuple[Access, tuple[str, ...]]:
                 seen.add(node.name.value)
                 if node.name.value in fragments:
                     pending.extend(fragments[node.name.value].selection_set.selections)
-    access = max((GRAPHQL_FIELDS.get(field, Access.ADMIN) for field in fields), default=Access.READ)
+    if not fields:
+        raise Unreadable("The GraphQL query has no operation.")
+    access = max(GRAPHQL_FIELDS.get(field, Access.ADMIN) for field in fields)
     return access, tuple(fields)
 
 
-# The UI sends the same few queries again and again, with variables; parsing one takes a millisecond.
-_CACHED_QUERY = 8192
-_remembered_graphql_access = lru_cache(maxsize=128)(_graphql_access)
+# The UI sends the same few queries again and again, with variables; parsing one takes a few milliseconds at most.
+_AT_ONCE = 4096
+_remembered = lru_cache(maxsize=128)(graphql_access)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from gatehouse.operations.bodies import NOTED, RULES
 from gatehouse.operations.classes import Access
-from gatehouse.operations.graphql import graphql_access
+from gatehouse.operations.graphql import Unreadable, judge
 from gatehouse.operations.router import Route
 from gatehouse.operations.table import GRAPHQL
 from gatehouse.pipeline.audit import query_objects, refuse_unaudited
-from gatehouse.pipeline.body import BadBody, Disconnected, declared_length, read_body
+from gatehouse.pipeline.body import BadBody, Disconnected, declared_length
 from gatehouse.pipeline.responses import error_response, page, send_all, wants_page
 from gatehouse.policy.roles import NEEDED, Role
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gatehouse.operations.router import Router
     from gatehouse.pipeline.audit_log import AuditLog
+    from gatehouse.pipeline.body import Bodies
     from gatehouse.pipeline.context import Context, Handler
     from gatehouse.policy.roles import Policy
     from gatehouse.policy.source import PolicySource
@@ -32,13 +33,15 @@ class AccessLayer:
     :param app: the next layer; it finds the route in the context.
     :param router: which route MLflow will take.
     :param policy: who has which role.
+    :param bodies: reads what must be read to find a route.
     :param log: the audit log; no write goes on while it can't be written.
     """
 
-    def __init__(self, app: Handler, router: Router, policy: PolicySource, log: AuditLog) -> None:
+    def __init__(self, app: Handler, router: Router, policy: PolicySource, bodies: Bodies, log: AuditLog) -> None:
         self._app = app
         self._router = router
         self._policy = policy
+        self._bodies = bodies
         self._log = log
 
     async def __call__(self, context: Context, send: Send) -> None:
@@ -47,10 +50,11 @@ class AccessLayer:
         route = self._router.find(context.scope)
         if route.operation == GRAPHQL:
             try:
-                route = _graphql_route(await read_body(context, RULES[GRAPHQL]))
+                route = await _graphql_route(await self._bodies.read(context, RULES[GRAPHQL]))
             except Disconnected:
                 return
             except BadBody as error:
+                context.refusal = str(error)
                 await send_all(send, error.answer)
                 return
         context.route = route
@@ -60,7 +64,7 @@ class AccessLayer:
             context.add_objects(route.variables.items())
             context.add_objects(query_objects(context))
         if not role.may(route.access):
-            await _note_objects(context)
+            await self._note_objects(context)
             await send_all(send, self._refuse(context, policy, role, route))
             return
         if context.is_write and not await self._log.ready():
@@ -90,27 +94,34 @@ class AccessLayer:
             return page(403, "You may not do this", [("Signed in as", email), ("Role", str(role))], text)
         return error_response(403, "PERMISSION_DENIED", text)
 
-
-async def _note_objects(context: Context) -> None:
-    """Note what a refused request names, if its body is small JSON."""
-    length = declared_length(context)
-    is_json = context.header(b"content-type").startswith(b"application/json")
-    if is_json and length is not None and length <= NOTED.limit:
-        with contextlib.suppress(BadBody, Disconnected, ValueError, RecursionError):
-            document = json.loads(await read_body(context, NOTED))
-            if isinstance(document, dict):
-                context.add_objects(document.items())
+    async def _note_objects(self, context: Context) -> None:
+        """Note what a refused request names, if its body is small JSON."""
+        length = declared_length(context)
+        is_json = context.header(b"content-type").startswith(b"application/json")
+        if is_json and length is not None and length <= NOTED.limit:
+            with contextlib.suppress(BadBody, Disconnected, ValueError, RecursionError):
+                document = json.loads(await self._bodies.read(context, NOTED))
+                if isinstance(document, dict):
+                    context.add_objects(document.items())
 
 
 def _article(role: Role) -> str:
     return f"{'a' if role is Role.VIEWER else 'an'} {role}"
 
 
-def _graphql_route(body: bytes) -> Route:
-    """Return the route of a GraphQL request: its class is that of the worst of its fields."""
+async def _graphql_route(body: bytes) -> Route:
+    """Return the route of a GraphQL request: its class is that of the worst of its fields.
+
+    Raises:
+        BadBody: if its query can't be read, so that nobody knows what it would do.
+    """
     try:
         document: Any = json.loads(body)
     except (ValueError, RecursionError):
-        document = None  # MLflow refuses it
-    access, fields = graphql_access(document.get("query") if isinstance(document, dict) else None)
+        document = None
+    query = document.get("query") if isinstance(document, dict) else None
+    try:
+        access, fields = await judge(query)
+    except Unreadable as error:
+        raise BadBody(str(error)) from None
     return Route(f"{GRAPHQL} {' '.join(fields)}"[:200].rstrip(), access, {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from gatehouse.operations.router import Route
+    from gatehouse.pipeline.budget import Reservation
     from gatehouse.policy.identity import Identity
     from gatehouse.policy.roles import Role
 
@@ -93,6 +95,10 @@ class Context:
     route: Route | None = None
     #: The whole body, once it was read (:mod:`gatehouse.pipeline.body`); None while it comes as a stream.
     body: bytes | None = None
+    #: The memory that is held for the body.
+    memory: Reservation | None = None
+    #: What ends with the request.
+    exits: ExitStack = field(default_factory=ExitStack)
     #: Why Gatehouse refused, if it did.
     refusal: str | None = None
     #: The things that the request names, by their names in the audit line.
@@ -123,6 +129,11 @@ class Context:
         if self.identity is None:
             raise RuntimeError("this layer stands in front of IdentityLayer")
         return self.identity
+
+    @property
+    def key(self) -> str:
+        """Whom this request counts for where requests share something; nobody in particular before it is verified."""
+        return self.identity.email if self.identity else ""
 
     @property
     def operation(self) -> str | None:

@@ -19,14 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.operations.bodies import LARGE, rule
-from gatehouse.pipeline.body import BadBody, Disconnected, read_body
+from gatehouse.operations.bodies import RAW, rule
+from gatehouse.pipeline.body import BadBody, Bodies, Disconnected
+from gatehouse.pipeline.budget import Budget, capacity
 from gatehouse.pipeline.fairness import Turns, Work, current, supervise
 from gatehouse.pipeline.responses import send_all
 from gatehouse.upstream.routing import build_environ, native_paths
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from gatehouse.pipeline.context import Context
 
@@ -50,10 +51,18 @@ class Dispatcher:
     """Handler: MLflow, with the short way to its Flask routes.
 
     ``fastapi_app`` is ``mlflow.server.fastapi_app.app`` and ``flask_app`` is ``mlflow.server.app``; ``workers`` is the number of
-    processes that serve beside each other, ``limit_s`` the seconds after which a quick handler's work in the database ends.
+    processes that serve beside each other, ``limit_s`` the seconds after which a quick handler's work in the database ends;
+    ``bodies`` reads what nobody has read yet.
     """
 
-    def __init__(self, fastapi_app: Any, flask_app: Any, workers: int = 1, limit_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        fastapi_app: Any,
+        flask_app: Any,
+        workers: int = 1,
+        limit_s: float = 60.0,
+        bodies: Bodies | None = None,
+    ) -> None:
         from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 
         self.fastapi_app: ASGIApp = fastapi_app
@@ -67,17 +76,44 @@ class Dispatcher:
         self._turns = Turns(threads)
         self._limit_s = limit_s
         self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
+        self._movers = Turns(SLOW_THREADS)
+        self._bodies = bodies or Bodies(Budget(capacity(workers)))
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Let MLflow serve one request."""
         if context.path == OTLP_PATH:
             # Its body has been read already (BodyLayer), so no slow sender keeps the others out.
             async with self._turns.turn(who(context)):
-                await self.fastapi_app(context.scope, context.receive, send)
+                await self._beside(context, send)
         elif self._usable and self.is_plain(context.scope):
             await self.call_flask(context, send)
         else:
             await self.fastapi_app(context.scope, context.receive, send)
+
+    async def _beside(self, context: Context, send: Send) -> None:
+        """Let the FastAPI application serve a request in a thread, on an event loop of its own.
+
+        MLflow makes its own spans of those that came while it holds the loop that it runs on.
+        """
+        loop = asyncio.get_running_loop()
+        body = context.body or b""
+
+        given = False
+
+        async def receive() -> Message:
+            nonlocal given
+            if given:
+                await asyncio.Event().wait()  # whoever asks for the client's end is ended with the answer
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send_here(message: Message) -> None:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_sent(send, message), loop))
+
+        def serve() -> None:
+            asyncio.run(_served(self.fastapi_app, dict(context.scope), receive, send_here))
+
+        await loop.run_in_executor(self._quick, copy_context().run, serve)
 
     def is_plain(self, scope: Scope) -> bool:
         """Tell whether all of FastAPI's layers would pass this request on to Flask unchanged."""
@@ -89,7 +125,7 @@ class Dispatcher:
         """Run Flask's handler in a thread and send what it answers, chunk by chunk if it is a stream."""
         try:
             # Flask takes no stream.
-            body = await read_body(context, rule(context.route) if context.route else LARGE)
+            body = await self._bodies.read(context, rule(context.route) if context.route else RAW)
         except Disconnected:
             return
         except BadBody as error:
@@ -111,7 +147,8 @@ class Dispatcher:
             async with self._turns.turn(who(context)):
                 first, rest = await supervise(work, start(), context.receive, self._limit_s)
         else:
-            first, rest = await start()
+            async with self._movers.turn(who(context)):
+                first, rest = await start()
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         try:
             while rest is not None:
@@ -171,6 +208,14 @@ def _chain(first: bytes, rest: Iterator[bytes] | None) -> Iterator[bytes]:
     yield first
     if rest is not None:
         yield from rest
+
+
+async def _sent(send: Send, message: Message) -> None:
+    await send(message)
+
+
+async def _served(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, send)
 
 
 def _no_write(_data: bytes) -> None:

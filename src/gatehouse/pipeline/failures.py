@@ -1,4 +1,4 @@
-"""What MLflow's own code fails with, told in MLflow's own shape, on a connection that stays usable.
+"""What MLflow's code or ours fails with, told in MLflow's own shape, on a connection that stays usable.
 
 Left alone, an exception that no handler of MLflow's expects is a page of HTML (from Flask) or a line of text (from FastAPI). The
 latter also comes back to uvicorn, which closes the connection after the answer; the proxy learns of that too late and
@@ -29,7 +29,7 @@ def tell(error: BaseException | None) -> tuple[int, str, str]:
         text = f"This needs the Python package {package!r}, which isn't installed here." if package else str(error)
         return 501, "NOT_IMPLEMENTED", f"{text} How to add a package: README.md, Limits."
     name = type(error).__name__ if error else "an error"
-    return 500, "INTERNAL_ERROR", f"MLflow failed with {name}; the server's log has the details at this time."
+    return 500, "INTERNAL_ERROR", f"The server failed with {name}; its log has the details at this time."
 
 
 def register(fastapi_app: Any, flask_app: Any) -> None:

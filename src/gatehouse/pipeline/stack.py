@@ -44,7 +44,9 @@ class Pipeline:
         """Serve one ASGI connection."""
         kind = scope["type"]
         if kind == "http":
-            await self._handler(Context(scope, receive), send)
+            context = Context(scope, receive)
+            with context.exits:
+                await self._handler(context, send)
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         elif kind == "websocket":  # MLflow has none; closing before the accept is a plain 403

@@ -1,10 +1,11 @@
-"""The policy in force: read at start, and taken up again when its file changes."""
+"""The policy in force: read at start, and taken up again, beside the requests, when its file changes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 class PolicySource:
     """The policy in force: read at start, looked at again at most once a second, when a request asks for it.
 
-    A changed file that is malformed, or gone, leaves the policy as it was and says so on stderr, once.
+    The file may lie on a network: a thread looks at it, and the policy that is in force serves meanwhile. Where nobody has
+    looked for RECENT seconds (a platform stops processes that have nothing to do), a request waits for the look, for at most
+    PATIENCE seconds. A changed file that is malformed, or gone, leaves the policy as it was and says so on stderr, once; so
+    does a look that doesn't end.
 
     :param path: the file, or None for :data:`OPEN_TO_EDITORS`.
     :param environment: ``APP_ENV``.
@@ -29,14 +33,22 @@ class PolicySource:
 
     #: Seconds between two looks at the file.
     INTERVAL = 1.0
+    #: Seconds after which what is known of the file is no longer recent.
+    RECENT = 3.0
+    #: Seconds that a request waits for a look.
+    PATIENCE = 0.25
+    #: Seconds after which a look that doesn't end is told of.
+    OVERDUE = 30.0
 
     def __init__(self, path: Path | None, environment: str) -> None:
         self._path = path
         self._environment = environment
-        self._lock: asyncio.Lock | None = None
         self._looked = time.monotonic()
+        self._began = 0.0
+        self._looking: threading.Event | None = None
         self._content: bytes | None = None
         self._complaint = ""
+        self._is_overdue = False
         self._policy = OPEN_TO_EDITORS
         if path is not None:
             try:
@@ -46,17 +58,47 @@ class PolicySource:
                 raise PolicyError([problem]) from None
             self._policy = parse(self._content, environment, str(path))
 
+    @property
+    def age(self) -> float | None:
+        """Seconds since the file was last looked at; None without a file."""
+        return time.monotonic() - self._looked if self._path is not None else None
+
     async def current(self) -> Policy:
         """Return the policy that holds for a request that comes now."""
-        if self._path is not None and time.monotonic() - self._looked >= self.INTERVAL:
-            if self._lock is None:  # made here, because each forked worker has an event loop of its own
-                self._lock = asyncio.Lock()
-            async with self._lock:
-                if time.monotonic() - self._looked >= self.INTERVAL:
-                    # A mounted secret may be fetched over the network: not on the event loop.
-                    await asyncio.get_running_loop().run_in_executor(None, self._look)
-                    self._looked = time.monotonic()
+        age = self.age
+        if age is not None and age >= self.INTERVAL:
+            if self._looking is None:
+                self._begin()
+            wait = self._began + self.PATIENCE - time.monotonic()
+            if age >= self.RECENT and wait > 0 and self._looking is not None:
+                await self._until(self._looking, wait)
+            elif age >= self.OVERDUE:
+                self._tell_overdue(age)
         return self._policy
+
+    async def _until(self, looking: threading.Event, limit: float) -> None:
+        """Wait for a look; short steps on the event loop, for a thread that hangs must hold up nobody."""
+        deadline = time.monotonic() + limit
+        while not looking.is_set() and time.monotonic() < deadline:
+            await asyncio.sleep(0.002)
+
+    def _begin(self) -> None:
+        """Look at the file in a thread of its own, which may hang and ends with the process."""
+        done = self._looking = threading.Event()
+        self._began = time.monotonic()
+
+        def look() -> None:
+            try:
+                self._look()
+            finally:
+                self._looked = time.monotonic()
+                self._looking = None
+                done.set()
+                if self._is_overdue:
+                    self._is_overdue = False
+                    _say(f"the access policy {self._path} can be read again")
+
+        threading.Thread(target=look, name="policy", daemon=True).start()
 
     def _look(self) -> None:
         """Take up the file if it changed."""
@@ -75,6 +117,12 @@ class PolicySource:
             self._content, self._policy = content, policy
             self._complain("")
             _say(f"took up the changed access policy {self._path}")
+
+    def _tell_overdue(self, age: float) -> None:
+        if not self._is_overdue:
+            self._is_overdue = True
+            text = f"reading the access policy {self._path} hasn't ended for {age:.0f} s: is its mount reachable?"
+            _say(f"error: {text} The one that was read last stays in force.")
 
     def _complain(self, complaint: str) -> None:
         if complaint and complaint != self._complaint:

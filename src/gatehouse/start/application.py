@@ -17,7 +17,9 @@ from gatehouse.operations.router import Router
 from gatehouse.pipeline import failures, limits
 from gatehouse.pipeline.access import AccessLayer
 from gatehouse.pipeline.audit import AuditLayer, IntentLayer
-from gatehouse.pipeline.body import BodyLayer
+from gatehouse.pipeline.body import Bodies, BodyLayer
+from gatehouse.pipeline.bounds import BoundsLayer
+from gatehouse.pipeline.budget import Budget, capacity
 from gatehouse.pipeline.cross_origin import CrossOriginLayer
 from gatehouse.pipeline.discovery import FOLDER as PUBLISHED
 from gatehouse.pipeline.discovery import DiscoveryLayer
@@ -25,6 +27,7 @@ from gatehouse.pipeline.dispatch import Dispatcher
 from gatehouse.pipeline.failures import FailureLayer
 from gatehouse.pipeline.identity import IdentityLayer
 from gatehouse.pipeline.readiness import ReadinessLayer
+from gatehouse.pipeline.redirects import NoRedirectLayer
 from gatehouse.pipeline.security import SecurityLayer
 from gatehouse.pipeline.stack import Layer, Pipeline, stack
 from gatehouse.policy.source import PolicySource
@@ -60,7 +63,10 @@ def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
 
     failures.register(mlflow, flask)
     limits.register(flask)
+    bodies = Bodies(Budget(capacity(settings.workers)))
     layers: list[Layer] = [
+        # What fails in a layer of ours, that of the audit included, is an answer too.
+        FailureLayer,
         # For strangers, and the same for everybody: how to sign in, and with which client; and whether MLflow answers.
         partial(DiscoveryLayer, folder=plan.run_directory / PUBLISHED),
         partial(ReadinessLayer, log=log),
@@ -68,6 +74,8 @@ def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
         partial(CrossOriginLayer, origins=plan.origins),
         # Writes the line of whatever answer leaves, also of a refusal by a layer behind it.
         partial(AuditLayer, log=log, project=plan.project, reads=settings.audit_reads),
+        # Here once more, so that a failure has its line in the audit log.
+        FailureLayer,
         partial(
             IdentityLayer,
             proof=plan.proof,
@@ -75,10 +83,17 @@ def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
             trusted_hops=plan.trusted_hops,
             session_lifetime=plan.session_lifetime,
         ),
-        partial(SecurityLayer, middlewares=security.take_off(mlflow)),
+        BoundsLayer,
+        partial(
+            SecurityLayer,
+            middlewares=security.take_off(mlflow),
+            public_url=settings.public_url or "",
+            origins=[*plan.origins, settings.public_url or ""],
+        ),
+        NoRedirectLayer,
         partial(AccountLayer, policy=policy),
-        partial(AccessLayer, router=Router(mlflow, flask), policy=policy, log=log),
-        BodyLayer,
+        partial(AccessLayer, router=Router(mlflow, flask), policy=policy, bodies=bodies, log=log),
+        partial(BodyLayer, bodies=bodies),
         StampingLayer,
         # Its name and what it names are known now: from here on a write can happen.
         IntentLayer,
@@ -89,8 +104,10 @@ def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
         repository.register(destination, partial(stores.shared, destination), kind)
         layers.append(partial(ArtifactLayer, destination=destination, limit=settings.artifact_timeout))
     scripts = partial(StaticLayer, folder=static.source_folder(), compressed=static.compressed_folder())
-    layers += [UiLayer, scripts, FailureLayer]
+    layers += [UiLayer, scripts]
     database = settings.read_replica or settings.backend_store_uri
     if settings.fast_reads and (reads := service.of(database, settings.read_connections, settings.database_timeout)):
         layers.append(partial(ReadsLayer, reads=reads))
-    return Pipeline(stack(layers, Dispatcher(mlflow, flask, settings.workers, settings.database_timeout)), mlflow)
+    return Pipeline(
+        stack(layers, Dispatcher(mlflow, flask, settings.workers, settings.database_timeout, bodies)), mlflow
+    )

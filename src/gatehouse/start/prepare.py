@@ -241,8 +241,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         proof=proof.encode(),
         cookies=(cookie, "_oauth2_proxy"),
         session_lifetime=proxy_config.session_lifetime(resolved, proxy_file),
-        # Cloud Run's front end appends the client's address, oauth2-proxy that of the front end.
-        trusted_hops=1 if resolved.get("K_SERVICE") else 0,
+        trusted_hops=settings.trusted_hops,
         project=resolved.get("GOOGLE_CLOUD_PROJECT"),
         origins=tuple(verdicts.other_origins(resolved, public_url)),
         jobs=jobs.wanted(resolved),

@@ -104,6 +104,8 @@ def run_worker(
     """Serve until SIGTERM or SIGINT; say ``ready`` once requests are accepted. ``number`` counts the workers from 0."""
     import uvicorn
 
+    from gatehouse.upstream.protocol import Protocol
+
     channel = socket.socket(fileno=descriptors.audit[number])
     for other in descriptors.audit:
         if other != channel.fileno():
@@ -125,6 +127,7 @@ def run_worker(
 
     config = uvicorn.Config(
         app,
+        http=Protocol,
         log_config=None,
         access_log=False,
         proxy_headers=False,

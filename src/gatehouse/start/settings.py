@@ -88,6 +88,15 @@ def parse_workers(value: str) -> int:
     return int(value)
 
 
+def parse_hops(value: str) -> int:
+    """Return the number of front ends; -1 for ``auto``, which ``load`` makes a number."""
+    if value == "auto":
+        return -1
+    if not re.fullmatch(r"[0-9]", value):
+        raise Invalid(f"is {value!r}, which is neither auto nor a whole number from 0 to 9", "count the front ends")
+    return int(value)
+
+
 def available_cpus() -> int:
     """Return how many CPUs this process may use: its affinity, and its container's quota (cgroup v2 cpu.max, v1), rounded."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -406,6 +415,12 @@ TABLE: tuple[Setting, ...] = (
         "4",
     ),
     Setting(
+        "TRUSTED_HOPS",
+        parse_hops,
+        "front ends before the public port that append to X-Forwarded-For, for the audit log's client address; `auto`: 1 on Cloud Run, else 0",
+        "auto",
+    ),
+    Setting(
         "GOOGLE_ACCOUNT_JSON_BASE64",
         parse_service_account,
         "a Google service account's key for the artifact store, base64",
@@ -478,6 +493,7 @@ class Settings:
     workers: int
     fast_reads: bool
     read_connections: int
+    trusted_hops: int
     google_account_json_base64: str | None
     http2: bool
     database_timeout: int
@@ -615,6 +631,9 @@ def load(environment: Mapping[str, str]) -> Settings:
     if not values["workers"]:
         on_sqlite = values["backend_store_uri"].startswith("sqlite:")
         values["workers"] = 1 if on_sqlite else min(available_cpus(), MOST_AUTOMATIC_WORKERS)
+    if values["trusted_hops"] < 0:
+        # Cloud Run's front end appends the client's address, oauth2-proxy that of the front end.
+        values["trusted_hops"] = 1 if environment.get("K_SERVICE") else 0
     return Settings(**values, read_replica=replica)
 
 

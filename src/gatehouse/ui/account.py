@@ -50,7 +50,7 @@ class AccountLayer:
         script = resources.files("gatehouse.ui").joinpath("session.js").read_bytes()
         self._script = response(200, "text/javascript; charset=utf-8", script, caching=b"private, max-age=300")
         self._answers: Mapping[str, Callable[[Context, Identity, Policy], tuple[Message, Message]]] = {
-            WHOAMI_PATH: _whoami,
+            WHOAMI_PATH: self._whoami,
             SCRIPT_PATH: lambda *_: self._script,
             "/ajax-api/2.0/mlflow/users/current": _current_user,
             "/api/2.0/mlflow/users/current": _current_user,
@@ -79,36 +79,37 @@ class AccountLayer:
         await send(start)
         await send({**body, "body": b""} if context.method == "HEAD" else body)
 
-
-def _whoami(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:
-    role = policy.role_of(identity)
-    ends = context.session_ends
-    moment = datetime.datetime.fromtimestamp(ends, datetime.timezone.utc) if ends else None
-    expires = moment.isoformat(timespec="seconds") if moment else None
-    kind = "service account" if policy.is_service_account(identity) else "person"
-    if wants_page(context):
-        rows = [
-            ("Signed in as", identity.email),
-            ("Kind", kind),
-            ("Role", str(role)),
-            ("Groups", ", ".join(identity.groups) or "none"),
-            ("Session ends", expires or "with the token"),
-        ]
-        if policy.contact:
-            rows.append(("Ask for more", policy.contact))
-        return page(200, "Who am I", rows)
-    return json_response(
-        200,
-        {
-            "email": identity.email,
-            "subject": identity.subject,
-            "kind": kind,
-            "groups": list(identity.groups),
-            "role": str(role),
-            "expires": expires,
-            "contact": policy.contact,
-        },
-    )
+    def _whoami(self, context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:
+        role = policy.role_of(identity)
+        ends = context.session_ends
+        moment = datetime.datetime.fromtimestamp(ends, datetime.timezone.utc) if ends else None
+        expires = moment.isoformat(timespec="seconds") if moment else None
+        kind = "service account" if policy.is_service_account(identity) else "person"
+        if wants_page(context):
+            rows = [
+                ("Signed in as", identity.email),
+                ("Kind", kind),
+                ("Role", str(role)),
+                ("Groups", ", ".join(identity.groups) or "none"),
+                ("Session ends", expires or "with the token"),
+            ]
+            if policy.contact:
+                rows.append(("Ask for more", policy.contact))
+            return page(200, "Who am I", rows)
+        return json_response(
+            200,
+            {
+                "email": identity.email,
+                "subject": identity.subject,
+                "kind": kind,
+                "groups": list(identity.groups),
+                "role": str(role),
+                "expires": expires,
+                "contact": policy.contact,
+                # Seconds since anybody could look at the policy's file, where that is long ago.
+                **({"policy_age": round(age)} if (age := self._policy.age or 0) >= self._policy.OVERDUE else {}),
+            },
+        )
 
 
 def _user(identity: Identity) -> dict[str, Any]:
