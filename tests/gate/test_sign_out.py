@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -50,9 +51,9 @@ def test_a_signed_out_session_is_over_everywhere(make_gate: Callable[..., Gate],
     )
     gate.start().wait_ready()
     session, other = gate.sign_in("bob"), gate.sign_in("bob")
-    copied = dict(session.headers)
+    copied: dict[str, Any] = dict(session.headers)
 
-    def whoami(headers: dict[str, str]) -> int:
+    def whoami(headers: dict[str, Any]) -> int:
         return requests.get(f"{gate.url}/gatehouse/whoami", headers=headers, timeout=20).status_code
 
     assert whoami(copied) == 200
@@ -60,4 +61,4 @@ def test_a_signed_out_session_is_over_everywhere(make_gate: Callable[..., Gate],
     assert out.status_code == 302
     assert whoami(copied) == 401
     # Somebody's other browser stays signed in.
-    assert whoami(dict(other.headers)) == 200
+    assert whoami({**other.headers}) == 200
