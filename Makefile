@@ -34,7 +34,7 @@ token: .venv/ready ## print an identity token of the local provider (USER=bob, I
 test: .venv/ready ## the whole suite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-fast: .venv/ready ## what needs no Docker, browser, gcloud or root, in under 3 minutes
+test-fast: .venv/ready ## what needs no Docker, browser, gcloud or root
 	@$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 
 fuzz: .venv/ready ## any request at all by a viewer, with a new seed each round (MINUTES=…, SEED=… of a run that failed)

@@ -13,7 +13,7 @@ from tests.support import Gate, Postgres, Provider, running
 _numbers = itertools.count(1)
 
 #: Fixtures that need what a contributor's machine may lack, or that take long to make. A test that has one of them is marked
-#: `slow`, here and nowhere else, and `make test-fast` leaves it out.
+#: `slow` here, and `make test-fast` leaves it out.
 SLOW = {
     "docker_client": "a Docker engine, and both images",
     "gcloud_folder": "gcloud, in a thousand commands",
@@ -21,6 +21,7 @@ SLOW = {
     "chromium": "Chromium",
     "clone": "a fresh clone's set-up",
     "make_gate": "a gate of the test's own: some seconds each",
+    "store": "object stores that are built first",
     "stored": "object stores that are built first",
     "place": "object stores that are built first",
     "server": "an object store that is built first, or a server of the test's own",

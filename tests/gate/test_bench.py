@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from bench.__main__ import REFERENCES, SUBJECTS
 from local.proxy_binary import ROOT
 from tests.support import missing
 
 
+@pytest.mark.slow
 def test_the_cost_of_the_layers_is_measured_with_and_without_them() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.layers", "--rounds", "1", "--seconds", "0.2"],
@@ -37,6 +40,7 @@ def test_a_scenario_that_there_is_not_is_named() -> None:
     assert "SCENARIOS has warp" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_set_ups_are_compared_side_by_side() -> None:
     if not shutil.which("nc") or not shutil.which("go"):
         missing("nc or Go", "apt-get install netcat-openbsd, and install Go")
