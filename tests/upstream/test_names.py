@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import random
+import re
 import warnings
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def uses(file: Path) -> set[str]:
             foreign |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
             foreign |= {alias.name.partition(".")[0] for alias in node.names if alias.name.partition(".")[0] in OTHERS}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("_MLFLOW_"):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.match(r"_MLFLOW_\w", node.value):
             found.add(node.value)
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Attribute) and private(node.attr):
