@@ -103,8 +103,10 @@ def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
         kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
         repository.register(destination, partial(stores.shared, destination), kind)
         layers.append(partial(ArtifactLayer, destination=destination, limit=settings.artifact_timeout))
-    scripts = partial(StaticLayer, folder=static.source_folder(), compressed=static.compressed_folder())
-    layers += [UiLayer, scripts]
+    layers += [
+        UiLayer,
+        partial(StaticLayer, folder=static.source_folder(), compressed=static.compressed_folder()),
+    ]
     database = settings.read_replica or settings.backend_store_uri
     if settings.fast_reads and (reads := service.of(database, settings.read_connections, settings.database_timeout)):
         layers.append(partial(ReadsLayer, reads=reads))
