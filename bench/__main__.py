@@ -1,7 +1,8 @@
 """`make bench`: the plain set-up and Gatehouse side by side. ROUNDS=3 (default), SCENARIOS=… (all by default), QUICK=1.
 
-The README's table: ``ROUNDS=1 SCENARIOS=cold,memory,latency,reads,sdk make bench``, on a machine that does nothing else; ``SCENARIOS=large`` for itself,
-because it first writes 8 million rows into each of two databases. QUICK=1 measures plain at its best, FastTrackML and Gatehouse, each call for a second.
+The README's table: ``ROUNDS=1 SCENARIOS=cold,memory,latency,reads,sdk make bench``, on a machine that does nothing
+else; ``SCENARIOS=large`` for itself, because it first writes 8 million rows into each of two databases. QUICK=1
+measures plain at its best, FastTrackML and Gatehouse, each call for a second.
 
 Each round starts each set-up in turn on one PostgreSQL with 1,000 runs; figures are medians over the rounds with their
 range, and the ratio of the medians. Writes bench/results/bench.json, bench.md and bench.svg.

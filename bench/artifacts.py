@@ -1,7 +1,7 @@
 """A large artifact up and down by the unmodified SDK: time, and the memory that it takes at the server.
 
-The server's temporary folder is in memory here, as it is on Cloud Run, and counts: a server that writes an artifact to a
-temporary file first needs its whole size.
+The server's temporary folder is in memory here, as it is on Cloud Run, and counts: a server that writes an artifact to
+a temporary file first needs its whole size.
 """
 
 from __future__ import annotations

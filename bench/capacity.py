@@ -1,6 +1,7 @@
 """`python -m bench.capacity`: from the figures at the top of docs/capacity.md, the tables of connections and costs below them.
 
-Prints both; tests/deploy/test_capacity.py compares them with the page. Prices are deploy/cost.py's; its caveats hold here too.
+Prints both; tests/deploy/test_capacity.py compares them with the page. Prices are deploy/cost.py's; its caveats hold
+here too.
 """
 
 from __future__ import annotations

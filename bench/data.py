@@ -1,6 +1,7 @@
 """What is in the databases that are compared: the same runs, written by SQL into MLflow's schema and into FastTrackML's.
 
-Through either's own API the large experiment would take hours. The two schemas are close: FastTrackML began as MLflow's.
+Through either's own API the large experiment would take hours. The two schemas are close: FastTrackML began as
+MLflow's.
 """
 
 from __future__ import annotations

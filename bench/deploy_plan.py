@@ -1,7 +1,8 @@
 """`python -m bench.deploy_plan`: how long `python -m deploy plan` takes when there is nothing to do.
 
-A deployment on the emulated Google Cloud of the tests, looked at by the real gcloud of this machine, started anew each time as for anybody.
-Prints the wall time and the processor time of the tool with its children, in seconds, and how many gclouds ran.
+A deployment on the emulated Google Cloud of the tests, looked at by the real gcloud of this machine, started anew each
+time as for anybody. Prints the wall time and the processor time of the tool with its children, in seconds, and how many
+gclouds ran.
 """
 
 from __future__ import annotations

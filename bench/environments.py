@@ -1,7 +1,8 @@
 """The virtual environments that are compared: each has what its users install, and nothing of the developer's.
 
 The plain one is ``pip install mlflow psycopg2-binary google-cloud-storage``; Gatehouse's is what its image has. Both
-are locked to the same versions (requirements/plain.txt, requirements/server.txt) and compiled beforehand, as an image is.
+are locked to the same versions (requirements/plain.txt, requirements/server.txt) and compiled beforehand, as an image
+is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the layers cost: MLflow with and without them, side by side.
 
 ``python -m bench.layers`` starts both on Unix sockets, each with a SQLite database of its own, and sends the same
-requests to one and to the other in turn, so that whatever else the machine does falls on both. On a busy machine that is
-still rough; so the layers are measured alone as well, around an application that answers at once.
+requests to one and to the other in turn, so that whatever else the machine does falls on both. On a busy machine that
+is still rough; so the layers are measured alone as well, around an application that answers at once.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """`make bench SCENARIOS=scale`, or `python -m bench.scale`: one, two and four gates behind one balancer, on one database.
 
-For each call that a training loop makes most: requests per second, what the gates' processes spend of a processor on one request,
-and how many connections to the database they hold under that load. Everything shares this machine's processors with the load
-generator and PostgreSQL, so the requests per second stop growing once those are busy; the processor time of a request does
-not depend on that, and its inverse is what docs/capacity.md plans with. Writes bench/results/scale.json.
+For each call that a training loop makes most: requests per second, what the gates' processes spend of a processor on
+one request, and how many connections to the database they hold under that load. Everything shares this machine's
+processors with the load generator and PostgreSQL, so the requests per second stop growing once those are busy; the
+processor time of a request does not depend on that, and its inverse is what docs/capacity.md plans with. Writes
+bench/results/scale.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An environment: its file, with what follows from it (names, URLs, limits that settings share). Every problem is told at once, with its path.
 
-Sources, the later winning: the defaults of `deploy.settings`, `deploy/environments/NAME.yaml`, the variables `DEPLOY_…` (for CI): the path in
-the file in capitals, `DEPLOY_SQL_TIER` for `sql/tier`, its value read as YAML.
+Sources, the later winning: the defaults of `deploy.settings`, `deploy/environments/NAME.yaml`, the variables `DEPLOY_…`
+(for CI): the path in the file in capitals, `DEPLOY_SQL_TIER` for `sql/tier`, its value read as YAML.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ LEAST_MEMORY = {"1": 512, "2": 512, "4": 2048, "6": 4096, "8": 4096}
 #: … and the most, in MiB.
 MOST_MEMORY = {"1": 4096, "2": 8192, "4": 16384, "6": 24576, "8": 32768}
 
-#: Connections of one pool: those that are kept, and those beyond. MLflow's log-batch holds two at a time, so a worker needs one more
-#: than it has threads for such calls (gatehouse.pipeline.dispatch.QUICK_THREADS), or they all wait for each other. An overflow of 0 reads as unset.
+#: Connections of one pool: those that are kept, and those beyond. MLflow's log-batch holds two at a time, so a worker
+#: needs one more than it has threads for such calls (gatehouse.pipeline.dispatch.QUICK_THREADS), or they all wait for
+#: each other. An overflow of 0 reads as unset.
 POOL_SIZE, POOL_OVERFLOW = 4, 1
 #: As many as the container has by itself.
 READ_CONNECTIONS = 4
@@ -211,8 +212,8 @@ class Config:
     def connection_budget(self) -> tuple[int, int]:
         """Return (connections that the service can open, connections that the database allows).
 
-        Tracking and registry keep a pool each in every worker, beside the connections that it reads with; a release runs one instance more.
-        The pools are held to POOL + OVERFLOW.
+        Tracking and registry keep a pool each in every worker, beside the connections that it reads with; a release
+        runs one instance more. The pools are held to POOL + OVERFLOW.
         """
         instances = self.service.max_instances + 1
         used = instances * self.service.workers * (2 * (POOL_SIZE + POOL_OVERFLOW) + self.read_connections)

@@ -1,6 +1,7 @@
 """What an environment costs in a month without use: the list prices that the estimate stands on, and the sum.
 
-US dollars, us-central1 (Iowa), on demand, without taxes and discounts; other regions cost up to 40 % more. Where each figure comes from:
+US dollars, us-central1 (Iowa), on demand, without taxes and discounts; other regions cost up to 40 % more. Where each
+figure comes from:
 
 * Cloud SQL Enterprise, CPU and memory: "Google Cloud SQL Pricing", usage.ai, May 2026, which quotes cloud.google.com/sql/pricing.
 * The rest is written down from Google's pages "Cloud SQL pricing", "Cloud Run pricing" (tier 1), "Secret Manager pricing" and "Artifact
@@ -21,7 +22,8 @@ SQL_HOUR = {"db-f1-micro": 0.0105, "db-g1-small": 0.035}  # shared core, Enterpr
 SQL_CPU_HOUR, SQL_GIB_HOUR = 0.0413, 0.007
 SQL_STORAGE_GIB, SQL_BACKUP_GIB = 0.17, 0.08
 RUN_IDLE_CPU_SECOND, RUN_IDLE_GIB_SECOND = 0.0000025, 0.0000025  # a warm instance that does nothing
-#: An instance that serves at least one request, and a million requests ("Cloud Run pricing", tier 1, request-based billing).
+#: An instance that serves at least one request, and a million requests ("Cloud Run pricing", tier 1, request-based
+#: billing).
 RUN_CPU_SECOND, RUN_GIB_SECOND, RUN_MILLION_REQUESTS = 0.000024, 0.0000025, 0.40
 SECRET_VERSION = 0.06
 REGISTRY_GIB = 0.10

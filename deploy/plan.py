@@ -51,7 +51,8 @@ class Plan:
     kept: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
-    #: The revision that serves now ("" before the first deploy), and what is asked of a person before the steps can run.
+    #: The revision that serves now ("" before the first deploy), and what is asked of a person before the steps can
+    #: run.
     serving: str = ""
     questions: list[str] = field(default_factory=list)
 

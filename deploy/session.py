@@ -68,7 +68,8 @@ class Session:
         account = self.config.settings.smoke.impersonate
         if not account:
             return know(self.gcloud.run(("gcloud", "auth", "print-identity-token"), plain=True).strip())
-        # Straight from the API that makes it: gcloud would ask for an access token in the account's name first, a right that nobody needs.
+        # Straight from the API that makes it: gcloud would ask for an access token in the account's name first, a right
+        # that nobody needs.
         url = f"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{account}:generateIdToken"
         try:
             answer = self.google.call("POST", url, {"audience": audience, "includeEmail": True})

@@ -1,7 +1,7 @@
 """What an environment's file may say: one typed model, of which `deploy/schema.json` is the published form.
 
-`python -m deploy.settings` writes the schema anew; a test keeps the two the same. What follows from the settings (names, URLs, limits that
-two settings share) is `deploy.config`'s.
+`python -m deploy.settings` writes the schema anew; a test keeps the two the same. What follows from the settings
+(names, URLs, limits that two settings share) is `deploy.config`'s.
 """
 
 from __future__ import annotations

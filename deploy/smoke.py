@@ -1,6 +1,7 @@
 """The smoke test of a live service: strangers stay out, and the three ways in work (browser, curl, SDK with an artifact).
 
-The token never appears in an argument list: curl reads its header from standard input, the SDK its token from the environment.
+The token never appears in an argument list: curl reads its header from standard input, the SDK its token from the
+environment.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 It becomes `local.run` in the virtual environment. Standard library alone: it runs before there is one.
 
-It handles INT and TERM from its first moment, for itself and what it starts: a script's shell without job control starts
-its background commands with INT ignored, and a signal that is ignored stays so in every program that inherits it, unless
-it is handled in between.
+It handles INT and TERM from its first moment, for itself and what it starts: a script's shell without job control
+starts its background commands with INT ignored, and a signal that is ignored stays so in every program that inherits
+it, unless it is handled in between.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Known vulnerabilities in what is shipped: ``python -m release.audit``. Each part is asked of the database of its own makers.
 
-Python's packages by pip-audit (PyPI's advisories), Go's modules and its standard library by govulncheck (Go's database), Debian's
-packages in the image by debsecan (Debian's security tracker). Where a database can't be reached, that part says so.
+Python's packages by pip-audit (PyPI's advisories), Go's modules and its standard library by govulncheck (Go's
+database), Debian's packages in the image by debsecan (Debian's security tracker). Where a database can't be reached,
+that part says so.
 
 Exit code: 0 nothing known, 1 something found, 75 a part couldn't be asked and the others found nothing.
 """

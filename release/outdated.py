@@ -1,7 +1,8 @@
 """Which pin is behind: ``python -m release.outdated``. It changes nothing.
 
-Python: what a fresh resolution would choose (so a release that can't be installed isn't one), also for what is pinned exactly.
-Go: the modules of the programs that are built, and Go itself within its line. npm: Azurite. What no registry here can tell, it says.
+Python: what a fresh resolution would choose (so a release that can't be installed isn't one), also for what is pinned
+exactly. Go: the modules of the programs that are built, and Go itself within its line. npm: Azurite. What no registry
+here can tell, it says.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from tests.support import Gate, Postgres, Provider, running
 
 _numbers = itertools.count(1)
 
-#: Fixtures that need what a contributor's machine may lack, or that take long to make. A test that has one of them is marked
-#: `slow` here, and `make test-fast` leaves it out.
+#: Fixtures that need what a contributor's machine may lack, or that take long to make. A test that has one of them is
+#: marked `slow` here, and `make test-fast` leaves it out.
 SLOW = {
     "docker_client": "a Docker engine, and both images",
     "gcloud_folder": "gcloud, in a thousand commands",

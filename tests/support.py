@@ -120,7 +120,8 @@ class Postgres:
             "--no-sync",
             "--locale=C.UTF-8",
         )
-        # Cloud SQL's socket has PostgreSQL's usual name, whatever its port: so has this one, for containers that mount it.
+        # Cloud SQL's socket has PostgreSQL's usual name, whatever its port: so has this one, for containers that mount
+        # it.
         (self.folder / ".s.PGSQL.5432").symlink_to(f".s.PGSQL.{self.port}")
         self.start()
 

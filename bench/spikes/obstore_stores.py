@@ -1,7 +1,8 @@
 """obstore beside our own stores: docs/decisions/0016 has the figures and what was decided.
 
-``uv run --with obstore==0.12.1 python -m bench.spikes.obstore_stores [MIB]`` in a checkout whose ``.venv`` is ready. Each figure
-is of a process of its own that moves one object to and from the tests' own servers, in pieces of 256 KiB as the layer does.
+``uv run --with obstore==0.12.1 python -m bench.spikes.obstore_stores [MIB]`` in a checkout whose ``.venv`` is ready.
+Each figure is of a process of its own that moves one object to and from the tests' own servers, in pieces of 256 KiB as
+the layer does.
 """
 
 from __future__ import annotations

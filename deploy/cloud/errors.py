@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Literal
 
-#: missing: it does not exist. denied: a right is missing. disabled: the API is not on (yet). exists: somebody made it meanwhile.
-#: later: it passes by itself (an overloaded service, two writers, a right that is not known everywhere yet).
+#: missing: it does not exist. denied: a right is missing. disabled: the API is not on (yet). exists: somebody made it
+#: meanwhile. later: it passes by itself (an overloaded service, two writers, a right that is not known everywhere yet).
 Kind = Literal["missing", "denied", "disabled", "exists", "later", "other"]
 
 #: A secret value in a text that people see.

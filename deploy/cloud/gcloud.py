@@ -1,8 +1,9 @@
 """Running gcloud, for what changes something: the very lines that `plan` prints, and its errors in words that help.
 
-A secret goes in through standard input, never through an argument, and no text that comes out (an error, a log line) still holds one.
-gcloud's own log files are switched off, because they quote arguments. Several gclouds at a time would share one credential database, which
-locks ("database is locked"): each gets the token of `deploy.cloud.google` instead, in a file that only this user can read.
+A secret goes in through standard input, never through an argument, and no text that comes out (an error, a log line)
+still holds one. gcloud's own log files are switched off, because they quote arguments. Several gclouds at a time would
+share one credential database, which locks ("database is locked"): each gets the token of `deploy.cloud.google` instead,
+in a file that only this user can read.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ SETTINGS = {
     "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
 }
 
-#: What passes by itself: rights and accounts that are not known everywhere yet, two writers, busy instances, quotas per minute.
+#: What passes by itself: rights and accounts that are not known everywhere yet, two writers, busy instances, quotas per
+#: minute.
 _LATER = re.compile(
     r"concurrent policy changes|Permission denied on secret|another operation was already in progress|ABORTED|"
     r"Service account \S+ does not exist|RESOURCE_EXHAUSTED.*per minute|Quota exceeded for quota metric.*per minute|"
@@ -63,7 +65,8 @@ class Gcloud:
         environ: the environment to run in; SETTINGS are laid over it.
         cwd: the directory that the commands' paths are relative to.
         patience: seconds for which a write is tried again when the reason passes by itself.
-        token: gives an access token, so that gcloud need not open its credential database. None lets gcloud look for itself.
+        token: gives an access token, so that gcloud need not open its credential database. None lets gcloud look for
+        itself.
     """
 
     def __init__(

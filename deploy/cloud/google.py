@@ -1,7 +1,8 @@
 """Reads, and waits for long operations, by Google's REST APIs: one connection a thread, typed errors, retries by status.
 
-Speaks with the credentials that gcloud would use: a token in `CLOUDSDK_AUTH_ACCESS_TOKEN_FILE`, the credentials' file that a workflow's
-federation names in `CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE`, or else gcloud's active account, asked once (`gcloud config config-helper`).
+Speaks with the credentials that gcloud would use: a token in `CLOUDSDK_AUTH_ACCESS_TOKEN_FILE`, the credentials' file
+that a workflow's federation names in `CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE`, or else gcloud's active account, asked
+once (`gcloud config config-helper`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which rights each command needs, and which of Google's roles has each: the table that `bootstrap` grants from and errors are told by.
 
-The tests' cloud enforces it: every command runs with exactly these, and fails with the role named when one is taken away.
+The tests' cloud enforces it: every command runs with exactly these, and fails with the role named when one is taken
+away.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`bootstrap`: what only an administrator of the project may do, once: accounts, their rights over the project, and a workflow's way in.
 
-After it, who deploys (a workflow, mostly) needs no right over the project's own grants. Every grant is shown before it is made, and what is
-there already is left out: safe to run again at any point.
+After it, who deploys (a workflow, mostly) needs no right over the project's own grants. Every grant is shown before it
+is made, and what is there already is left out: safe to run again at any point.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from deploy.session import Session, Stop, ask
 ISSUER = "https://token.actions.githubusercontent.com"
 MAPPING = "google.subject=assertion.sub,attribute.repository=assertion.repository"
 
-#: What the deployer of an environment may do in the project. Nothing over the project's own grants, and nothing over other accounts: the
-#: rights to act as the environment's accounts are given on those accounts alone.
+#: What the deployer of an environment may do in the project. Nothing over the project's own grants, and nothing over
+#: other accounts: the rights to act as the environment's accounts are given on those accounts alone.
 DEPLOYER_ROLES = (
     "roles/artifactregistry.admin",
     "roles/browser",

@@ -36,7 +36,8 @@ class Finding:
 class Constraint:
     """An organisation's policy that this deployment can run into.
 
-    `forbids` says of the effective policy's rules whether they forbid what the environment asks for; `ask` is what that is.
+    `forbids` says of the effective policy's rules whether they forbid what the environment asks for; `ask` is what that
+    is.
     """
 
     name: str

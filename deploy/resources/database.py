@@ -204,7 +204,8 @@ def surplus_backups(config: Config, listed: list[dict[str, Any]]) -> list[str]:
     return [b["id"] for b in reversed(own) if b["id"] not in kept and b.get("status") in {"SUCCESSFUL", "FAILED"}]
 
 
-# Commands -------------------------------------------------------------------------------------------------------------------------
+# Commands
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def create(config: Config) -> Argv:

@@ -1,7 +1,7 @@
 """The image: its repository, how it is built from a commit, and by which name it is deployed.
 
-What is built is a clean export of the commit (`git archive`) of the files that the Dockerfile copies, and nothing else: no file that merely
-lies in the working copy can get into an image or into Cloud Build's bucket.
+What is built is a clean export of the commit (`git archive`) of the files that the Dockerfile copies, and nothing else:
+no file that merely lies in the working copy can get into an image or into Cloud Build's bucket.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def difference(config: Config, answer: dict[str, Any]) -> Difference:
     return compare(f"image repository {config.names.repository}", to_be, is_)
 
 
-# Which image ----------------------------------------------------------------------------------------------------------------------
+# Which image
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def _git(*arguments: str, root: Path) -> str:
@@ -120,7 +121,8 @@ def archive(image: str) -> str:
     return f"deploy/{image.rsplit(':', 1)[1]}.tar.gz"
 
 
-# Looks ----------------------------------------------------------------------------------------------------------------------------
+# Looks
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 def _registry(config: Config) -> str:
@@ -194,7 +196,8 @@ def bind_reader(where: Place, member: str) -> Argv:
     )  # fmt: skip
 
 
-# Commands -------------------------------------------------------------------------------------------------------------------------
+# Commands
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def create(config: Config) -> Argv:
@@ -236,7 +239,8 @@ def export(image: str, of: str) -> Argv:
 def build(config: Config, image: str) -> Argv:
     """Build in the region, as an account of the build's own, with source and log in a bucket of one's own.
 
-    The log is not followed: who isn't a Viewer of the whole project could not, and gcloud would fail after a build that didn't.
+    The log is not followed: who isn't a Viewer of the whole project could not, and gcloud would fail after a build that
+    didn't.
     """
     names, bucket = config.names, config.names.build_bucket
     return (

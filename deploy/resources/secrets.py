@@ -25,7 +25,8 @@ READER = "roles/secretmanager.secretAccessor"
 class Secret:
     """One secret: `key` ends its name; `setting` is the variable (or the file) in which the container gets it.
 
-    `generate` makes a fresh value (None: a person gives it). `shell` prints one, for who runs the plan's commands by hand.
+    `generate` makes a fresh value (None: a person gives it). `shell` prints one, for who runs the plan's commands by
+    hand.
     """
 
     key: str
@@ -172,7 +173,8 @@ def read(config: Config, google: Google, name: str, version: str) -> str:
     return google.redactor.know(base64.b64decode(answer["payload"]["data"]).decode())
 
 
-# Commands -------------------------------------------------------------------------------------------------------------------------
+# Commands
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def create(config: Config, name: str, annotations: Mapping[str, str]) -> Argv:
@@ -216,7 +218,8 @@ def delete(config: Config, name: str) -> Argv:
     return ("gcloud", "secrets", "delete", name, "--quiet", p(config))
 
 
-# Values ---------------------------------------------------------------------------------------------------------------------------
+# Values
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Any request at all, by somebody who may only look: never a write, never an error of Gatehouse's own.
 
-Each run has a seed of its own, which a failure tells: `make fuzz SEED=…` sends the same requests again. `make fuzz MINUTES=30`
-goes on for so long, with a new seed for each round.
+Each run has a seed of its own, which a failure tells: `make fuzz SEED=…` sends the same requests again. `make fuzz
+MINUTES=30` goes on for so long, with a new seed for each round.
 
 The requests go to MLflow's socket with the proxy's proof, so that nothing of them is tidied up on the way.
 """

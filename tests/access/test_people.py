@@ -35,7 +35,8 @@ BOB = "bob@example.com"
 CLASSES = {operation_name(handler): kind for handler, kind in requests.message_classes().items()}
 WRITES = sorted(name for name, access in OPERATIONS.items() if access in {Access.WRITE, Access.ADMIN})
 
-#: Names that a field of any request may have without naming a person. A new one fails until it is here or has a verdict.
+#: Names that a field of any request may have without naming a person. A new one fails until it is here or has a
+#: verdict.
 _NAMES = """
     action action_endpoint_id alias artifact_location assessment_id assessment_name bool_value budget_action budget_policy_id
     budget_unit bytes_value categories client_request_id code connect_options dataset_digest dataset_id dataset_name

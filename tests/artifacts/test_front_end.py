@@ -1,7 +1,7 @@
 """Past 32 MiB: behind a front end that speaks HTTP/1.1 to people and HTTP/2 in cleartext to the container, as Cloud Run's does.
 
-The stand-ins: nghttpx, which speaks HTTP/2 to its backend, and haproxy, which refuses a request of more than 32 MiB to an
-HTTP/1 backend (https://cloud.google.com/run/quotas).
+The stand-ins: nghttpx, which speaks HTTP/2 to its backend, and haproxy, which refuses a request of more than 32 MiB to
+an HTTP/1 backend (https://cloud.google.com/run/quotas).
 """
 
 from __future__ import annotations

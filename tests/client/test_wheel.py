@@ -67,8 +67,8 @@ def test_the_wheel_alone_pulls_in_nothing_of_the_server(wheel: Path, tmp_path: P
     assert "environment" in machine.gatehouse("token", expect=67).stderr
 
 
-# mlflow-skinny is MLflow's client without the server's dependencies; the code of the client is the same. The newest one is in
-# test_install.py.
+# mlflow-skinny is MLflow's client without the server's dependencies; the code of the client is the same. The newest one
+# is in test_install.py.
 OLDEST = ("mlflow-skinny==2.9.0", "google-auth==2.23.0", "requests==2.28.0", "urllib3<2", "setuptools<80")
 
 

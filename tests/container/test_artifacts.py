@@ -1,7 +1,7 @@
 """A file that is larger than the container's memory goes up and down through it, with the unmodified SDK.
 
-ARTIFACT_MIB is its size in MiB (640). The figures of the 4 GiB that docs/artifacts.md tells of are those of ARTIFACT_MIB=4096, for
-which the object store, which keeps all in memory, takes some 16 GiB.
+ARTIFACT_MIB is its size in MiB (640). The figures of the 4 GiB that docs/artifacts.md tells of are those of
+ARTIFACT_MIB=4096, for which the object store, which keeps all in memory, takes some 16 GiB.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The real gcloud, loaded once: a server that forks for every command, so that a suite of a thousand commands stays short.
 
-The same code as `gcloud` runs, with the same arguments, environment, working directory and standard streams; only its imports
-(half a second a command) are done beforehand. Runs under gcloud's own Python: `PYTHON gcloud_server.py SDK_ROOT SOCKET`.
-`client()` is what stands on PATH as `gcloud`.
+The same code as `gcloud` runs, with the same arguments, environment, working directory and standard streams; only its
+imports (half a second a command) are done beforehand. Runs under gcloud's own Python: `PYTHON gcloud_server.py SDK_ROOT
+SOCKET`. `client()` is what stands on PATH as `gcloud`.
 """
 
 # ruff: noqa: PTH109, PTH118, SIM105 - as small as can be: it is read before every command

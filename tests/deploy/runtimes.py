@@ -1,7 +1,8 @@
 """What runs behind the emulated Cloud Run when a test wants the real thing: the image in Docker, with a real PostgreSQL.
 
-The container gets what Cloud Run gives (PORT, its settings, secrets as variables and files, the database's socket under /cloudsql) and
-nothing else, but for the two addresses that stand for Google's network: the storage API (STORAGE_EMULATOR_HOST) and the host's loopback.
+The container gets what Cloud Run gives (PORT, its settings, secrets as variables and files, the database's socket under
+/cloudsql) and nothing else, but for the two addresses that stand for Google's network: the storage API
+(STORAGE_EMULATOR_HOST) and the host's loopback.
 """
 
 from __future__ import annotations

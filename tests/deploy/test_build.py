@@ -113,7 +113,8 @@ def test_docker_builds_for_cloud_runs_machines() -> None:
     assert "--platform=linux/amd64" in docker_build("x:1")
 
 
-# Promotion ------------------------------------------------------------------------------------------------------------------------
+# Promotion
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def in_prod(cloud: Emulator, home: Path, gcloud: Path, **changes: str) -> Tool:

@@ -282,7 +282,8 @@ def test_what_nobody_uses_any_more_is_told(deployed: Tool) -> None:
     assert "Nothing to do" in deployed.here_good("apply", "--yes", "--no-smoke").out
 
 
-# The difference itself ------------------------------------------------------------------------------------------------------------
+# The difference itself
+# ------------------------------------------------------------------------------------------------------------
 
 STATES = (database.Server, bucket.Bucket, service.Service, secrets.Container, images.Repository, account.Account)
 VALUES = st.sampled_from(["a", "projects/p/x", ""])

@@ -11,7 +11,8 @@ import pytest
 from deploy.resources.images import INPUTS
 from tests.deploy.conftest import ROOT, Tool
 
-#: Where docs/deploy.md has people put an OAuth client, what google-github-actions/auth writes, and what people have lying about.
+#: Where docs/deploy.md has people put an OAuth client, what google-github-actions/auth writes, and what people have
+#: lying about.
 SECRETS = (
     "client_secret_123-abc.apps.googleusercontent.com.json",
     "gha-creds-0123456789abcdef.json",

@@ -28,7 +28,8 @@ def run_python(code: str) -> str:
 def test_nothing_but_annotations_keeps_a_stand_in() -> None:
     """A stand-in in a tuple for isinstance, say, would be a silent fault: this holds for the installed MLflow.
 
-    The unions in mlflow.models.utils are for annotations; mlflow.models.predict alone, a client's call, takes one apart.
+    The unions in mlflow.models.utils are for annotations; mlflow.models.predict alone, a client's call, takes one
+    apart.
     """
     printed = run_python("""
 stand_ins = [thing for thing in gc.get_objects() if isinstance(thing, type) and thing.__bases__ == (object,)

@@ -342,7 +342,8 @@ def test_a_worker_that_hangs_is_told_by_the_probes(make_gate: Callable[..., Gate
     worker = gate.children()["worker 1"]
     os.kill(worker, signal.SIGSTOP)
     try:
-        # Whichever worker takes the question: the one that turns knows of the other, and the other doesn't answer at all.
+        # Whichever worker takes the question: the one that turns knows of the other, and the other doesn't answer at
+        # all.
         assert health() == Exit.UNAVAILABLE
     finally:
         os.kill(worker, signal.SIGCONT)

@@ -95,7 +95,8 @@ def test_one_metric_at_a_time_too(stores: tuple[SqlAlchemyStore, TrackingStore],
 
 
 def test_answers_have_mlflows_order(postgres: Postgres) -> None:
-    # PostgreSQL returns rows as they lie on the disk, where earlier runs have left gaps: each has a database of its own.
+    # PostgreSQL returns rows as they lie on the disk, where earlier runs have left gaps: each has a database of its
+    # own.
     stores = [
         kind(parse_database(postgres.create(f"order{kind.__name__.lower()}")), "mlflow-artifacts:/")
         for kind in (SqlAlchemyStore, TrackingStore)

@@ -1,7 +1,7 @@
 """Which provider's client each server had people sign in with, as this machine saw it first.
 
-A token is good wherever its audience, the client, is taken. So a hostile server could name the client of an honest one, have
-somebody sign in, and use the token there: with a session at the provider, that takes no password. What a server
+A token is good wherever its audience, the client, is taken. So a hostile server could name the client of an honest one,
+have somebody sign in, and use the token there: with a session at the provider, that takes no password. What a server
 names is compared with what is known, and a person is asked before it goes on (docs/decisions/0008).
 """
 
@@ -12,7 +12,8 @@ import json
 from mlflow_gatehouse import store
 from mlflow_gatehouse.errors import ConfigurationError
 
-#: Google's own clients, whose tokens every server that takes gcloud's takes too: gcloud, and application default credentials.
+#: Google's own clients, whose tokens every server that takes gcloud's takes too: gcloud, and application default
+#: credentials.
 SHARED = frozenset(
     {
         "32555940559.apps.googleusercontent.com",

@@ -79,7 +79,8 @@ def require_private(url: str) -> None:
     """Refuse an address to which a token would travel readable by others.
 
     Raises:
-        ConfigurationError: plain http to another machine, or to this one by way of a proxy; or nobody would look who answers.
+        ConfigurationError: plain http to another machine, or to this one by way of a proxy; or nobody would look who
+        answers.
     """
     require_verified_tls()
     if urlsplit(url).scheme == "https":

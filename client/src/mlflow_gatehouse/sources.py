@@ -1,7 +1,7 @@
 """Where an identity token can come from, in the order in which the places are asked.
 
-What a person sets by hand goes before what happens to be around: a token, then a sign-in to this very server. A source says :class:`NotHere` when it
-isn't configured, and the next one is asked; :func:`first_token` keeps the reasons for
+What a person sets by hand goes before what happens to be around: a token, then a sign-in to this very server. A source
+says :class:`NotHere` when it isn't configured, and the next one is asked; :func:`first_token` keeps the reasons for
 ``mlflow-gatehouse token --explain``. google-auth does the talking to Google.
 """
 

@@ -1,9 +1,9 @@
 """Is this address ours: the one answer, for whatever a client names and whatever the database holds.
 
-The server has credentials that its users don't have. So it reads, writes and deletes at its own places alone: what lies below
-ARTIFACTS_DESTINATION or DEFAULT_ARTIFACT_ROOT, and below what the operator lists in ALLOWED_ARTIFACT_LOCATIONS. See guard.py
-for where this module is asked: as MLflow opens a store, however old the row that names it, and as a client's address is
-written to a row.
+The server has credentials that its users don't have. So it reads, writes and deletes at its own places alone: what lies
+below ARTIFACTS_DESTINATION or DEFAULT_ARTIFACT_ROOT, and below what the operator lists in ALLOWED_ARTIFACT_LOCATIONS.
+See guard.py for where this module is asked: as MLflow opens a store, however old the row that names it, and as a
+client's address is written to a row.
 
 An address that could be read in two ways (dots, also encoded ones, a query, capitals in the scheme) is nobody's.
 """
@@ -142,8 +142,8 @@ class Addresses:
     def check_proxied(self, address: str) -> None:
         """As ``check``, for what MLflow asks whether it goes through this server: only a web page that isn't ours is refused.
 
-        MLflow takes each address with the path of a server's artifacts, whatever its host, for one in this server's own store;
-        and it fails with an assertion for the others.
+        MLflow takes each address with the path of a server's artifacts, whatever its host, for one in this server's own
+        store; and it fails with an assertion for the others.
         """
         if address.startswith(("http:", "https:")) and not _PROXY_PATH.search(address):
             self.check(address)

@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 
 #: Of one upload: Cloud Storage's limit and S3's (cloud.google.com/storage/quotas).
 MAX_PARTS = 10_000
-#: Seconds that the URLs of an upload are good for: a client can't ask for fresh ones. MLflow gives them an hour as well.
+#: Seconds that the URLs of an upload are good for: a client can't ask for fresh ones. MLflow gives them an hour as
+#: well.
 UPLOAD_S = 3600
-#: The longest that a download's URL may be good for, whatever MLFLOW_PRESIGNED_DOWNLOAD_URL_TTL_SECONDS says: half a day.
+#: The longest that a download's URL may be good for, whatever MLFLOW_PRESIGNED_DOWNLOAD_URL_TTL_SECONDS says: half a
+#: day.
 MAX_DOWNLOAD_S = 12 * 3600
 #: What stores call uploads and parts; it travels in URLs and in XML.
 _TOKEN = re.compile(r'[A-Za-z0-9._~+/="-]{0,1024}')

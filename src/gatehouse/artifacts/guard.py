@@ -37,8 +37,8 @@ def _guard_rows(addresses: Addresses) -> None:
     from sqlalchemy import event, inspect
     from sqlalchemy.orm import Session
 
-    # Table → columns that a client chooses, and what they may hold. What MLflow derives from them (a run's address, a logged
-    # model's) may still be an old foreign one, so that metrics go on being logged there; opening it is refused.
+    # Table → columns that a client chooses, and what they may hold. What MLflow derives from them (a run's address, a
+    # logged model's) may still be an old foreign one, so that metrics go on being logged there; opening it is refused.
     columns: Mapping[str, Mapping[str, Callable[[str], None]]] = {
         "experiments": {"artifact_location": addresses.check},
         "model_versions": {"source": addresses.check_source},

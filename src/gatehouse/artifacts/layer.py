@@ -1,12 +1,12 @@
 """The bytes of artifacts, from the socket to the store and back, a piece at a time.
 
-MLflow's own handlers take the detour of a temporary file, which on a serverless platform is memory. This layer serves the
-routes that move an artifact's bytes to or from the store of ARTIFACTS_DESTINATION itself; whatever else comes (listing,
-deleting, artifacts that lie elsewhere) goes on to MLflow unchanged. MLflow's own checks of Host and Origin stay in front
-of it.
+MLflow's own handlers take the detour of a temporary file, which on a serverless platform is memory. This layer serves
+the routes that move an artifact's bytes to or from the store of ARTIFACTS_DESTINATION itself; whatever else comes
+(listing, deleting, artifacts that lie elsewhere) goes on to MLflow unchanged. MLflow's own checks of Host and Origin
+stay in front of it.
 
-A transfer takes one piece of memory, whatever its size: the next one is asked for when the last one is gone, so a slow side
-slows the other one down. See docs/artifacts.md for the limits.
+A transfer takes one piece of memory, whatever its size: the next one is asked for when the last one is gone, so a slow
+side slows the other one down. See docs/artifacts.md for the limits.
 """
 
 from __future__ import annotations
@@ -217,7 +217,8 @@ class ArtifactLayer:
         self._limit = limit
         self._pool = ThreadPoolExecutor(THREADS, "artifacts")
         self._slots = Turns(TRANSFERS)
-        # Workspaces move artifacts to folders of their own by what the request says, deep in MLflow: it sees to them itself.
+        # Workspaces move artifacts to folders of their own by what the request says, deep in MLflow: it sees to them
+        # itself.
         self._usable = not MLFLOW_ENABLE_WORKSPACES.get()
 
     async def __call__(self, context: Context, send: Send) -> None:

@@ -1,7 +1,7 @@
 """The one check of artifact paths: what a client names can't lead out of the store's root, in any spelling.
 
-Names follow MLflow (``validate_path_is_safe``), which decodes percent signs until nothing changes, so that an artifact has
-one name whichever route asks for it. Spaces, umlauts, emoji and a ``%`` that encodes nothing are fine.
+Names follow MLflow (``validate_path_is_safe``), which decodes percent signs until nothing changes, so that an artifact
+has one name whichever route asks for it. Spaces, umlauts, emoji and a ``%`` that encodes nothing are fine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def check(path: str) -> str:
     """Return a relative path in its one form: no empty segments, and no ``.``; the empty string is the root.
 
     Raises:
-        BadPath: if the path is absolute, leads upwards, has control characters or look-alikes of ``/`` and ``.``, or is too
+        BadPath: if the path is absolute, leads upwards, has control characters or look-alikes of ``/`` and ``.``, or is
+        too
             long.
     """
     try:

@@ -1,7 +1,7 @@
 """MLflow's artifact repository over our own store: listing and deleting, and what the server itself reads and writes.
 
-Registered in the server's process alone (:func:`register`), for what lies below ARTIFACTS_DESTINATION: as an entry point of
-the package it would also change what a client of somebody else's ``gs://`` does (docs/decisions/0009).
+Registered in the server's process alone (:func:`register`), for what lies below ARTIFACTS_DESTINATION: as an entry
+point of the package it would also change what a client of somebody else's ``gs://`` does (docs/decisions/0009).
 """
 
 from __future__ import annotations

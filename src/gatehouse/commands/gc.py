@@ -1,9 +1,9 @@
 """``gatehouse gc``: remove for good what was deleted in MLflow long ago: rows of the database, and artifacts.
 
-MLflow only marks runs, logged models and experiments as deleted. Without ``--delete``, this lists what would go. Artifacts go
-first, then the row that names them, so an interrupted run of this command is finished by the next one. Only a
-folder that bears the identifier of the deleted run or model is ever touched, for whoever makes an experiment chooses
-where its artifacts are. What a registered model version is made of stays.
+MLflow only marks runs, logged models and experiments as deleted. Without ``--delete``, this lists what would go.
+Artifacts go first, then the row that names them, so an interrupted run of this command is finished by the next one.
+Only a folder that bears the identifier of the deleted run or model is ever touched, for whoever makes an experiment
+chooses where its artifacts are. What a registered model version is made of stays.
 """
 
 from __future__ import annotations

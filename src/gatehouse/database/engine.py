@@ -29,7 +29,8 @@ _RETURNED = "gatehouse_returned"
 _WORK = "gatehouse_work"
 #: Of the URL, for this plug-in alone: milliseconds that a statement may take.
 _LIMIT = "gatehouse_statement_timeout"
-#: libpq's parameters (and the kernel's, tcp(7)): a peer that has vanished is noticed within half a minute, not a quarter of an hour.
+#: libpq's parameters (and the kernel's, tcp(7)): a peer that has vanished is noticed within half a minute, not a
+#: quarter of an hour.
 TCP: dict[str, int] = {
     "keepalives": 1,
     "keepalives_idle": 10,
@@ -37,14 +38,16 @@ TCP: dict[str, int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-#: Not where a pooler stands in between, whose connections others get next: it names another backend than the one that answers.
+#: Not where a pooler stands in between, whose connections others get next: it names another backend than the one that
+#: answers.
 _SET_LIMIT = "SELECT set_config('statement_timeout', %s, false) WHERE pg_backend_pid() = %s"
 
 
 class FewerRoundTrips(CreateEnginePlugin):
     """Sends the updates of many rows together, and asks a connection whether it is alive only after it was idle.
 
-    No statement takes longer than the URL's limit, and a request's work can be ended from outside (gatehouse.pipeline.fairness).
+    No statement takes longer than the URL's limit, and a request's work can be ended from outside
+    (gatehouse.pipeline.fairness).
     """
 
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:

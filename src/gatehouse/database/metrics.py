@@ -1,9 +1,10 @@
 """MLflow's tracking store on PostgreSQL, with fewer statements for what is asked most: logging metrics, reading a run.
 
-MLflow writes metrics row by row through its object mapper, and asks three times what a run is linked to, which few are: that was
-most of the time of such requests, in Python and in round trips. What is stored and answered is the same, in the same
-order; tests/gate/test_tracking_store.py holds it against MLflow's own store. A store of one's own is a plug-in point of
-MLflow's (``mlflow.tracking_store``). SQLite, where a statement costs no round trip, and MLflow's workspaces keep MLflow's.
+MLflow writes metrics row by row through its object mapper, and asks three times what a run is linked to, which few are:
+that was most of the time of such requests, in Python and in round trips. What is stored and answered is the same, in
+the same order; tests/gate/test_tracking_store.py holds it against MLflow's own store. A store of one's own is a plug-in
+point of MLflow's (``mlflow.tracking_store``). SQLite, where a statement costs no round trip, and MLflow's workspaces
+keep MLflow's.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ _REPLACE = text(
                 > (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)""",
     )
 )
-#: Which kinds of MLflow's table ``inputs`` are there for a run (``SqlAlchemyStore._get_run_inputs`` and its neighbours).
+#: Which kinds of MLflow's table ``inputs`` are there for a run (``SqlAlchemyStore._get_run_inputs`` and its
+#: neighbours).
 _LINKS = text("""
     SELECT EXISTS (SELECT FROM inputs WHERE destination_type = 'RUN' AND destination_id = :run) AS datasets,
            EXISTS (SELECT FROM inputs WHERE source_type = 'RUN_INPUT' AND source_id = :run) AS model_inputs,
@@ -86,7 +88,8 @@ class TrackingStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow has no typ
             session.execute(_ADD, columns(run_id, rows))
             latest = most_recent(rows)
             known = session.execute(_LATEST, {"run": run_id, "keys": list(latest)}).all()
-            # Known metrics as they are locked, then new ones as they were logged: MLflow's order, and so that of answers.
+            # Known metrics as they are locked, then new ones as they were logged: MLflow's order, and so that of
+            # answers.
             changed = [row for key, *stored in known if recency(row := latest.pop(key)) > tuple(stored)]
             if changed or latest:
                 session.execute(_REPLACE, columns(run_id, [*changed, *latest.values()]))

@@ -144,8 +144,8 @@ def is_pooled(connection: Connection) -> bool:
 def check_pooler(engine: Engine, needed: int, limit_s: float = POOLER_LIMIT_S) -> None:
     """Check that a pooler lets in as many transactions at once as the workers' threads need.
 
-    MLflow's handlers take a second connection while they hold the first. With fewer than one more than there are threads,
-    all of them can wait for each other, until PgBouncer's query_wait_timeout (120 s) ends that.
+    MLflow's handlers take a second connection while they hold the first. With fewer than one more than there are
+    threads, all of them can wait for each other, until PgBouncer's query_wait_timeout (120 s) ends that.
 
     Raises:
         SchemaError: UNAVAILABLE, with the numbers.

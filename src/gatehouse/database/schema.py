@@ -189,7 +189,8 @@ def ensure(uri: str, limit_s: float, say: Callable[[str], None], connections: in
         connections: how many must be open at once, where a pooler may allow fewer.
 
     Raises:
-        SchemaError: if the database can't be reached within ``limit_s`` seconds, lacks a right, or its schema is another one.
+        SchemaError: if the database can't be reached within ``limit_s`` seconds, lacks a right, or its schema is
+        another one.
     """
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(CONNECT_TIMEOUT_S))
     engine = make_engine(uri)

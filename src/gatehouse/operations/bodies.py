@@ -1,7 +1,7 @@
 """What each operation takes as its body: nothing, a stream, JSON up to a size, or spans by OTLP.
 
-An operation that isn't named here takes JSON: that of a read is a filter and some names, and small; that of a write may be
-as large as MLflow's clients make it. What no operation reads isn't read here either.
+An operation that isn't named here takes JSON: that of a read is a filter and some names, and small; that of a write may
+be as large as MLflow's clients make it. What no operation reads isn't read here either.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Rule:
 NONE = Rule(Kind.NONE)
 #: A filter, some names, some hundred identifiers.
 SMALL = Rule(Kind.JSON, 256 * KIB, 25_000)
-#: As large as Cloud Run's own limit for HTTP/1. A batch of 1,000 metrics, the most that MLflow takes, has 15,000 values.
+#: As large as Cloud Run's own limit for HTTP/1. A batch of 1,000 metrics, the most that MLflow takes, has 15,000
+#: values.
 LARGE = Rule(Kind.JSON, 32 * MIB, 500_000)
 #: A refused request's body is looked at for the names in it.
 NOTED = Rule(Kind.JSON, 64 * KIB, 5_000)

@@ -9,8 +9,8 @@ from typing import Any
 from gatehouse.operations.classes import Access
 from gatehouse.operations.table import GRAPHQL_FIELDS
 
-#: MLflow's UI has four queries, the longest of 2,000 characters and 300 tokens; what a query costs grows with the square of
-#: these (OverlappingFieldsCanBeMerged, and MLflow runs it).
+#: MLflow's UI has four queries, the longest of 2,000 characters and 300 tokens; what a query costs grows with the
+#: square of these (OverlappingFieldsCanBeMerged, and MLflow runs it).
 MAX_QUERY = 16 * 1024
 MAX_TOKENS = 1_000
 

@@ -84,7 +84,8 @@ update_budget_policy update_endpoint_guardrail_config update_gateway_endpoint up
 update_gateway_secret update_webhook update_workspace
 """
 
-# Each has MLflow submit jobs, the last one by itself from then on: they run code on the server, and spend a provider's money.
+# Each has MLflow submit jobs, the last one by itself from then on: they run code on the server, and spend a provider's
+# money.
 _JOBS = """
 submit_job create_prompt_optimization_job invoke_genai_evaluate invoke_issue_detection invoke_scorer
 upsert_online_scoring_config

@@ -6,7 +6,8 @@ of things (experiment, run, model, artifact path), never a token, a parameter, a
 secret.
 
 A write is not let through while stdout can't be written to, and one whose line fails to be written isn't
-acknowledged (docs/decisions/0007). The line itself goes to the log's one writer, by :mod:`gatehouse.pipeline.audit_log`.
+acknowledged (docs/decisions/0007). The line itself goes to the log's one writer, by
+:mod:`gatehouse.pipeline.audit_log`.
 """
 
 from __future__ import annotations
@@ -276,7 +277,8 @@ class _Answer:
 class IntentLayer:
     """Layer, the last one before anything can change: a write that MLflow makes has its line from here on.
 
-    Should this worker die before the answer, the log's writer writes the line in its place, with the result ``unknown``.
+    Should this worker die before the answer, the log's writer writes the line in its place, with the result
+    ``unknown``.
     """
 
     def __init__(self, app: Handler) -> None:

@@ -1,7 +1,8 @@
 """A worker's end of the audit log.
 
-The log's one writer is the supervisor (:mod:`gatehouse.start.output`): a worker sends it each line and waits until it is written, so
-nothing here ever writes to stdout, and a reader of stdout that stalls holds up those alone who wait for their own line.
+The log's one writer is the supervisor (:mod:`gatehouse.start.output`): a worker sends it each line and waits until it
+is written, so nothing here ever writes to stdout, and a reader of stdout that stalls holds up those alone who wait for
+their own line.
 """
 
 from __future__ import annotations
@@ -144,11 +145,13 @@ class AuditLog:
         """Write one line, which ends with a line feed and has at most MAX_LINE bytes.
 
         Args:
-            number: what :meth:`open` returned for the same request. Without one it is the line of something that changed
+            number: what :meth:`open` returned for the same request. Without one it is the line of something that
+            changed
                 nothing, and nobody waits for it while the log takes none.
 
         Raises:
-            AuditError: if it can't be written, or wasn't within PATIENCE. In the second case it stays in the writer's queue,
+            AuditError: if it can't be written, or wasn't within PATIENCE. In the second case it stays in the writer's
+            queue,
                 and is on stderr too: should nobody ever read stdout again, it isn't lost.
         """
         loop = self.listen()

@@ -1,7 +1,7 @@
 """What a request may carry before its body: every layer behind this one reads it, some of them more than once.
 
-The parsers of headers that MLflow and its libraries bring take up to the square of a value's length. So what they parse is
-short; what may be long is read by linear code alone.
+The parsers of headers that MLflow and its libraries bring take up to the square of a value's length. So what they parse
+is short; what may be long is read by linear code alone.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ PARSED = frozenset(
     {b"host", b"origin", b"range", b"content-digest", b"repr-digest", b"digest", b"cache-control", b"forwarded"}
 )
 PARSED_PREFIXES = (b"accept", b"access-control-", b"content-", b"if-", b"x-mlflow-")
-#: Characters of the path as it is decoded, and bytes of the query. An artifact's path has at most 1,024 (artifacts/paths.py); the
-#: patterns of MLflow's gateway and MCP routes take the square of a path's length.
+#: Characters of the path as it is decoded, and bytes of the query. An artifact's path has at most 1,024
+#: (artifacts/paths.py); the patterns of MLflow's gateway and MCP routes take the square of a path's length.
 MAX_PATH, MAX_QUERY = 2 * 1024, 32 * 1024
 #: Parameters of a query.
 MAX_PARAMETERS = 1_000

@@ -31,9 +31,11 @@ REQUIREMENTS = "requirements.txt"
 VERSION = 1
 GOOGLE = "https://accounts.google.com"
 
-#: Artifacts of this many bytes go straight to the bucket, where DIRECT_TRANSFERS is on: below, a signature costs more than it saves.
+#: Artifacts of this many bytes go straight to the bucket, where DIRECT_TRANSFERS is on: below, a signature costs more
+#: than it saves.
 DIRECT_FROM_BYTES = 16 * 1024 * 1024
-#: What is offered then. A part is held in the client's memory; MLflow's default of 10 MiB would take three times the signatures.
+#: What is offered then. A part is held in the client's memory; MLflow's default of 10 MiB would take three times the
+#: signatures.
 DIRECT_TRANSFERS: Mapping[str, bool | int] = {
     "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": True,
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": True,

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from gatehouse.pipeline.context import Context
 
-#: Handlers at once in a worker that is alone. More cost throughput, for they wait for the interpreter's lock; fewer leave
-#: the processor idle while they wait for a distant database, and let one slow query hold up all.
+#: Handlers at once in a worker that is alone. More cost throughput, for they wait for the interpreter's lock; fewer
+#: leave the processor idle while they wait for a distant database, and let one slow query hold up all.
 QUICK_THREADS = 4
 #: Where several workers share the processors, each needs fewer; two, so that a slow query still has somebody beside it.
 LEAST_QUICK_THREADS = 2
@@ -41,7 +41,8 @@ SLOW_THREADS = 16
 #: Flask's routes that move artifacts or call other servers (mlflow/server/__init__.py).
 SLOW_PATHS = ("artifact", "gateway-proxy", "promptlab", "invoke", "demo")
 
-#: FastAPI's one route whose handler takes, like Flask's quick ones, a second database connection while it holds the first.
+#: FastAPI's one route whose handler takes, like Flask's quick ones, a second database connection while it holds the
+#: first.
 OTLP_PATH = "/v1/traces"
 
 WORKSPACE_HEADER = b"x-mlflow-workspace"
@@ -50,9 +51,9 @@ WORKSPACE_HEADER = b"x-mlflow-workspace"
 class Dispatcher:
     """Handler: MLflow, with the short way to its Flask routes.
 
-    ``fastapi_app`` is ``mlflow.server.fastapi_app.app`` and ``flask_app`` is ``mlflow.server.app``; ``workers`` is the number of
-    processes that serve beside each other, ``limit_s`` the seconds after which a quick handler's work in the database ends;
-    ``bodies`` reads what nobody has read yet.
+    ``fastapi_app`` is ``mlflow.server.fastapi_app.app`` and ``flask_app`` is ``mlflow.server.app``; ``workers`` is the
+    number of processes that serve beside each other, ``limit_s`` the seconds after which a quick handler's work in the
+    database ends; ``bodies`` reads what nobody has read yet.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """What MLflow's code or ours fails with, told in MLflow's own shape, on a connection that stays usable.
 
-Left alone, an exception that no handler of MLflow's expects is a page of HTML (from Flask) or a line of text (from FastAPI). The
-latter also comes back to uvicorn, which closes the connection after the answer; the proxy learns of that too late and
-answers somebody's next request on it with 502.
+Left alone, an exception that no handler of MLflow's expects is a page of HTML (from Flask) or a line of text (from
+FastAPI). The latter also comes back to uvicorn, which closes the connection after the answer; the proxy learns of that
+too late and answers somebody's next request on it with 502.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How much there is in a body before anybody parses it: counted in time and memory that the body's size bounds.
 
 A JSON parser makes up to 30 bytes of objects from each byte of ``[{},{},...]`` and holds the interpreter's lock all the
-while; MLflow then makes a message of each value. So values are counted first, by the characters without which there is none.
+while; MLflow then makes a message of each value. So values are counted first, by the characters without which there is
+none.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Unreadable(ValueError):
 def values(piece: bytes) -> int:
     """Return an upper bound for the number of values, names and texts in a piece of JSON.
 
-    Each value but the outermost stands behind one of these characters. Those inside of texts count too: MLflow parses some.
+    Each value but the outermost stands behind one of these characters. Those inside of texts count too: MLflow parses
+    some.
     """
     return piece.count(b",") + piece.count(b":") + piece.count(b"[") + piece.count(b"{") + piece.count(b'"') // 2
 

@@ -1,8 +1,8 @@
 """MLflow's own checks of Host and Origin, once for each request, whoever serves it in the end.
 
-MLflow compares the Host header letter by letter, and lets pages of any program on the person's own machine write. So a Host
-that is spelled otherwise is put right before, and where people reach the server by another name than localhost, such a page
-is a stranger's.
+MLflow compares the Host header letter by letter, and lets pages of any program on the person's own machine write. So a
+Host that is spelled otherwise is put right before, and where people reach the server by another name than localhost,
+such a page is a stranger's.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class PolicySource:
     """The policy in force: read at start, looked at again at most once a second, when a request asks for it.
 
-    The file may lie on a network: a thread looks at it, and the policy that is in force serves meanwhile. Where nobody has
-    looked for RECENT seconds (a platform stops processes that have nothing to do), a request waits for the look, for at most
-    PATIENCE seconds. A changed file that is malformed, or gone, leaves the policy as it was and says so on stderr, once; so
-    does a look that doesn't end.
+    The file may lie on a network: a thread looks at it, and the policy that is in force serves meanwhile. Where nobody
+    has looked for RECENT seconds (a platform stops processes that have nothing to do), a request waits for the look,
+    for at most PATIENCE seconds. A changed file that is malformed, or gone, leaves the policy as it was and says so on
+    stderr, once; so does a look that doesn't end.
 
     :param path: the file, or None for :data:`OPEN_TO_EDITORS`.
     :param environment: ``APP_ENV``.

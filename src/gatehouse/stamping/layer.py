@@ -1,12 +1,13 @@
 """Whatever MLflow records as owner or author is the verified identity, not what the client says.
 
 The layer reads a request that writes, stamps it as MLflow's own message class (people.py), and hands on the message's
-canonical JSON; what MLflow reads as plain JSON is stamped as that (documents.py), and spans as OTLP's message (spans.py). A
-different name that the client gave is kept in the tag ``gatehouse.claimed_user``. Writes of the tag ``mlflow.user`` that
-come later become writes of that tag, and its deletion is refused, so the first stamp stays.
+canonical JSON; what MLflow reads as plain JSON is stamped as that (documents.py), and spans as OTLP's message
+(spans.py). A different name that the client gave is kept in the tag ``gatehouse.claimed_user``. Writes of the tag
+``mlflow.user`` that come later become writes of that tag, and its deletion is refused, so the first stamp stays.
 
-Where MLflow takes the author from its own login (review queues, jobs, MCP servers, gateway calls), the identity is given to
-it there: see ``current.tell_flask`` and ``state["username"]``. What it creates by itself is stamped in its rows (rows.py).
+Where MLflow takes the author from its own login (review queues, jobs, MCP servers, gateway calls), the identity is
+given to it there: see ``current.tell_flask`` and ``state["username"]``. What it creates by itself is stamped in its
+rows (rows.py).
 """
 
 from __future__ import annotations

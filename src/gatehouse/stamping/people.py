@@ -1,8 +1,9 @@
 """Which fields of MLflow's requests name a person, and what becomes of each: the one table of verdicts.
 
-A request is stamped as the *message* that MLflow's handler would parse, so there is one spelling of everything: no alias, no
-``camelCase``, no number for an enum, no JSON in JSON. tests/access/test_people.py walks every field of every request that
-writes, and fails for one without a verdict: stamped here, listed in :data:`NOBODY`, or of a name that can be nobody's.
+A request is stamped as the *message* that MLflow's handler would parse, so there is one spelling of everything: no
+alias, no ``camelCase``, no number for an enum, no JSON in JSON. tests/access/test_people.py walks every field of every
+request that writes, and fails for one without a verdict: stamped here, listed in :data:`NOBODY`, or of a name that can
+be nobody's.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ CLAIMED_TAG = "gatehouse.claimed_user"
 #: An assessment's metadata for who changed it last; its source stays whoever gave it.
 UPDATED_BY = "gatehouse.updated_by"
 ARCHIVAL_FAILURE = "mlflow.trace.archivalFailure"
-#: Tags of traces by which MLflow finds its own data (mlflow/utils/mlflow_tags.py, IMMUTABLE_TAGS): nobody sets them, neither
-#: as the trace is made nor later. MLflow's handlers refuse some of them in some ways.
+#: Tags of traces by which MLflow finds its own data (mlflow/utils/mlflow_tags.py, IMMUTABLE_TAGS): nobody sets them,
+#: neither as the trace is made nor later. MLflow's handlers refuse some of them in some ways.
 RESERVED_TAGS = frozenset(
     {
         ARCHIVAL_FAILURE,
@@ -52,8 +53,8 @@ class Refused(Exception):
 class Stamp:
     """What is done to one operation's message.
 
-    ``fields`` are the paths of the fields that it answers for. ``apply`` puts the identity there, and returns what the client
-    claimed to be, if that was something else.
+    ``fields`` are the paths of the fields that it answers for. ``apply`` puts the identity there, and returns what the
+    client claimed to be, if that was something else.
     """
 
     fields: tuple[str, ...]

@@ -1,10 +1,11 @@
 """The author in MLflow's own rows: what a request writes to the database names whoever sent the request, whatever wrote it.
 
-The messages of requests are stamped before MLflow sees them (people.py). But MLflow also creates things by itself while it
-serves a request (the runs of an evaluation or of issue detection, a user's review queue, the trace of a span whose root
-never comes), with the name of the server's own account, "unknown", or none. So the rows are stamped once more as SQLAlchemy
-writes them, and an author that is there stays. Core statements, which no such event sees, write tags of logged models, which
-are stamped in the message alone. tests/access/test_people.py demands a verdict for each column that could name a person.
+The messages of requests are stamped before MLflow sees them (people.py). But MLflow also creates things by itself while
+it serves a request (the runs of an evaluation or of issue detection, a user's review queue, the trace of a span whose
+root never comes), with the name of the server's own account, "unknown", or none. So the rows are stamped once more as
+SQLAlchemy writes them, and an author that is there stays. Core statements, which no such event sees, write tags of
+logged models, which are stamped in the message alone. tests/access/test_people.py demands a verdict for each column
+that could name a person.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Spans that come by OTLP: none may name the trace's owner, who is stamped where the trace's row is written (rows.py).
 
 MLflow makes a tag of the trace from each attribute ``mlflow.traceTag.NAME`` of a root span (``log_spans`` in
-mlflow/store/tracking/sqlalchemy_store.py). What a root is, MLflow decides by a parent that is absent, blank or all zeros, so
-no span may carry the owner there, whatever its parent.
+mlflow/store/tracking/sqlalchemy_store.py). What a root is, MLflow decides by a parent that is absent, blank or all
+zeros, so no span may carry the owner there, whatever its parent.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """MLflow's job runner, for those who switch it on with MLFLOW_SERVER_ENABLE_JOB_EXECUTION=true.
 
-``mlflow server`` starts it beside its workers (mlflow/server/__init__.py, ``_run_server``); here the supervisor does, with one
-difference: there is no HTTP address that a job could come in by without an identity, so jobs reach the stores
-directly, as MLflow's own executor does. A job that calls a model through MLflow's gateway needs
-MLFLOW_GATEWAY_URI set to an address that lets it in.
+``mlflow server`` starts it beside its workers (mlflow/server/__init__.py, ``_run_server``); here the supervisor does,
+with one difference: there is no HTTP address that a job could come in by without an identity, so jobs reach the stores
+directly, as MLflow's own executor does. A job that calls a model through MLflow's gateway needs MLFLOW_GATEWAY_URI set
+to an address that lets it in.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def configure(plan: ServerPlan) -> None:
         os.environ.update(jobs.queue_environment(queue(plan.run_directory)))
 
 
-#: What a job's process reads of the container's environment: where it is, how it reaches others, and MLflow's own settings. Not
-#: the credentials of stores and model providers: JOB_ENVIRONMENT names those that jobs need.
+#: What a job's process reads of the container's environment: where it is, how it reaches others, and MLflow's own
+#: settings. Not the credentials of stores and model providers: JOB_ENVIRONMENT names those that jobs need.
 _KEPT = re.compile(
     r"PATH|HOME|TMPDIR|TZ|LANG|LC_[A-Z]+|PYTHON[A-Z]+|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
     r"|(?i:https?_proxy|no_proxy)|MLFLOW_[A-Z0-9_]+"

@@ -1,6 +1,7 @@
 """The supervisor's stdout and stderr: the one place in the container that writes to them, and the one that may have to wait.
 
-Whoever reads them can stall, and nobody but this may notice. So what the children print comes by pipes that are always drained: an
+Whoever reads them can stall, and nobody but this may notice. So what the children print comes by pipes that are always
+drained: an
 :class:`Output` writes it, or drops it with a count while nothing reads. Lines of the audit log come by sockets (the :class:`Desk`) and
 are never dropped: each is answered once it is written.
 
@@ -247,7 +248,8 @@ class Desk:
         try:
             channel.send(wire.pack(kind, number, error.encode()[: wire.MAX_LINE]))
         except OSError:
-            # It has died, or it takes no answers: its request has ended without one, and this is the last that knows the line.
+            # It has died, or it takes no answers: its request has ended without one, and this is the last that knows
+            # the line.
             self.keep(line, error)
 
     def keep(self, line: bytes, error: str) -> None:

@@ -1,7 +1,7 @@
 """Check all settings, and make the plan of the start from them; nothing is started.
 
-Into the private run directory go ``proxy.cfg``, rendered or the user's own, and ``published``, the folder of what strangers may
-read. All else is in the :class:`~gatehouse.start.plan.Plan`.
+Into the private run directory go ``proxy.cfg``, rendered or the user's own, and ``published``, the folder of what
+strangers may read. All else is in the :class:`~gatehouse.start.plan.Plan`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ A socket in a folder of mode 0700 instead of a TCP port: nothing in the containe
 connect, no request that MLflow is tricked into making can reach it, no port can be taken, and the 44 ms that a
 TCP connection without TCP_NODELAY costs can't arise.
 
-The supervisor (:mod:`gatehouse.start.supervisor`) starts this and watches each process; all that this needs comes by descriptors.
+The supervisor (:mod:`gatehouse.start.supervisor`) starts this and watches each process; all that this needs comes by
+descriptors.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ BACKLOG = 2048
 KEEP_ALIVE_S = 120
 #: The database gets this share of STARTUP_TIMEOUT, so that its own error comes before start.sh's.
 DATABASE_SHARE = 0.75
-#: Python's are 700, 10, 10 (gc.set_threshold): how many new objects are looked through at once, and how often older ones.
+#: Python's are 700, 10, 10 (gc.set_threshold): how many new objects are looked through at once, and how often older
+#: ones.
 COLLECTOR_THRESHOLDS = (20_000, 25, 25)
-#: Seconds from readiness to the look at the artifact store's rights: loading its library would slow down the first requests.
+#: Seconds from readiness to the look at the artifact store's rights: loading its library would slow down the first
+#: requests.
 CHECK_AFTER_S = 10
 
 

@@ -1,8 +1,8 @@
 """Gatehouse's own settings: the one table of them, and the check that reports all problems at once.
 
-``OAUTH2_PROXY_*`` are oauth2-proxy's own settings and ``MLFLOW_*`` are MLflow's own: verdicts.py has what becomes of each.
-Secrets come as ``NAME`` or as a file named by ``NAME_FILE``.
-This module imports the standard library alone: it runs before anything else does.
+``OAUTH2_PROXY_*`` are oauth2-proxy's own settings and ``MLFLOW_*`` are MLflow's own: verdicts.py has what becomes of
+each. Secrets come as ``NAME`` or as a file named by ``NAME_FILE``. This module imports the standard library alone: it
+runs before anything else does.
 """
 
 from __future__ import annotations
@@ -675,8 +675,8 @@ def check_place(name: str, place: str | None) -> list[Problem]:
 def check_pool(environment: Mapping[str, str]) -> list[Problem]:
     """Check that MLflow's pools of database connections are large enough for a worker's threads.
 
-    Some of MLflow's calls (log-batch) hold one connection while they take a second. With no more connections than threads, all
-    threads can have their first and wait for their second until SQLAlchemy gives up after 30 s.
+    Some of MLflow's calls (log-batch) hold one connection while they take a second. With no more connections than
+    threads, all threads can have their first and wait for their second until SQLAlchemy gives up after 30 s.
     """
     size, overflow = "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"
     if not environment.get(size) and not environment.get(overflow):

@@ -1,8 +1,8 @@
 """``gatehouse start``: what start.sh becomes. It checks all settings, starts the programs, watches each by name, and ends them in order.
 
-MLflow first; once it is ready the proxy, the listener and the job runner. Whichever ends, ends all: first what clients see, which
-finishes its requests while the others are still there, and MLflow after it. It is also the one writer of stdout and stderr
-(:mod:`gatehouse.start.output`).
+MLflow first; once it is ready the proxy, the listener and the job runner. Whichever ends, ends all: first what clients
+see, which finishes its requests while the others are still there, and MLflow after it. It is also the one writer of
+stdout and stderr (:mod:`gatehouse.start.output`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from gatehouse.start.plan import Plan, Program
 from gatehouse.start.prepare import exit_code, prepare
 from gatehouse.start.settings import SettingsError
 
-#: Seconds that MLflow gets after SHUTDOWN_TIMEOUT to finish what was cut off in front of it: a write that is committed by
-#: then has its line.
+#: Seconds that MLflow gets after SHUTDOWN_TIMEOUT to finish what was cut off in front of it: a write that is committed
+#: by then has its line.
 LAST_WRITES_S = 1.0
 #: Seconds that stdout gets to take the last lines.
 LAST_LINES_S = 0.5
-#: prctl(2): orphans become children of this process. Where a kernel has none, a worker's death shows by its channel alone.
+#: prctl(2): orphans become children of this process. Where a kernel has none, a worker's death shows by its channel
+#: alone.
 PR_SET_CHILD_SUBREAPER = 36
 
 MLFLOW, PROXY, LISTENER, RUNNER = "MLflow", "OAuth2 Proxy", "the HTTP/2 listener", "the job runner"

@@ -1,9 +1,9 @@
 """One verdict for each setting of oauth2-proxy and of MLflow: it works, it is tied, or it is refused with the fix.
 
-Both programs have settings that make no sense behind each other, and neither says so: a cookie that the browser drops, a path
-that nothing serves, a server option that only ``mlflow server`` reads. So none is passed on unseen. docs/settings.md is made from
-these tables (``python -m local.settings_page``); tests/gate/test_verdicts.py compares them with the pinned
-programs, and tries what is said to work.
+Both programs have settings that make no sense behind each other, and neither says so: a cookie that the browser drops,
+a path that nothing serves, a server option that only ``mlflow server`` reads. So none is passed on unseen.
+docs/settings.md is made from these tables (``python -m local.settings_page``); tests/gate/test_verdicts.py compares
+them with the pinned programs, and tries what is said to work.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class Verdict(enum.Enum):
 class Row:
     """A setting's verdict.
 
-    ``value`` is a tied setting's; ``always`` tells that it holds for a complete file of one's own too (the gate puts it into the
-    proxy's environment, which wins), and not only with the template. ``providers`` are those that read the setting.
+    ``value`` is a tied setting's; ``always`` tells that it holds for a complete file of one's own too (the gate puts it
+    into the proxy's environment, which wins), and not only with the template. ``providers`` are those that read the
+    setting.
     """
 
     verdict: Verdict

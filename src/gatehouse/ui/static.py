@@ -1,9 +1,9 @@
 """MLflow's scripts and styles, compressed once and sent from the event loop: a fifth of the bytes, and no thread of Flask's.
 
-``python -m gatehouse.ui.static`` compresses them all when the image is built, into ``share/gatehouse/static`` of the Python
-environment; where that wasn't done, each is compressed when it is first asked for. The copies that were asked for are kept in
-memory. MLflow's own files stay as they are. Whatever isn't a whole, compressed copy of such a file (ranges, HEAD, clients that
-take no gzip, small files and images) is MLflow's to answer.
+``python -m gatehouse.ui.static`` compresses them all when the image is built, into ``share/gatehouse/static`` of the
+Python environment; where that wasn't done, each is compressed when it is first asked for. The copies that were asked
+for are kept in memory. MLflow's own files stay as they are. Whatever isn't a whole, compressed copy of such a file
+(ranges, HEAD, clients that take no gzip, small files and images) is MLflow's to answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MLflow's own server application, unchanged, and the private variables by which it is configured.
 
-``mlflow server`` hands its options to its workers in variables that MLflow keeps private (mlflow/server/constants.py). MLflow
-reads some of them while it is imported, so they must be set before :func:`load`.
+``mlflow server`` hands its options to its workers in variables that MLflow keeps private (mlflow/server/constants.py).
+MLflow reads some of them while it is imported, so they must be set before :func:`load`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """pandas, which MLflow's start imports for two annotations and its server hardly ever uses: loaded on first use instead.
 
-It is a seventh of the processor time of a whole start (docs/decisions/0011). Python's own ``importlib.util.LazyLoader`` won't do:
-until Python 3.12 two threads that use a module first at the same moment can see half of it (CPython issue 114763), and an
-annotation counts as a use.
+It is a seventh of the processor time of a whole start (docs/decisions/0011). Python's own ``importlib.util.LazyLoader``
+won't do: until Python 3.12 two threads that use a module first at the same moment can see half of it (CPython issue
+114763), and an annotation counts as a use.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: Package → the modules of MLflow that mention it in annotations, and in types for annotations, while they are imported, and
-#: use it in calls alone. tests/gate/test_lazy.py holds the list against the installed MLflow.
+#: Package → the modules of MLflow that mention it in annotations, and in types for annotations, while they are
+#: imported, and use it in calls alone. tests/gate/test_lazy.py holds the list against the installed MLflow.
 PACKAGES: Mapping[str, frozenset[str]] = {
     "pandas": frozenset({"mlflow.data.pandas_dataset", "mlflow.models.utils", "mlflow.types.utils"})
 }

@@ -1,8 +1,9 @@
 """MLflow's requests as messages: the protobuf class that a handler parses, and MLflow's own reading and writing of it.
 
-Relied on, in mlflow/server/handlers.py: ``HANDLERS`` (message class → handler) and ``_reject_conflicting_field_aliases``; in
-mlflow/utils/proto_json_utils.py: ``parse_dict`` and ``message_to_json``, the canonical JSON that its SDK sends. Guarded by
-tests/access/test_people.py: each handler parses the class that is found here.
+Relied on, in mlflow/server/handlers.py: ``HANDLERS`` (message class → handler) and
+``_reject_conflicting_field_aliases``; in mlflow/utils/proto_json_utils.py: ``parse_dict`` and ``message_to_json``, the
+canonical JSON that its SDK sends. Guarded by tests/access/test_people.py: each handler parses the class that is found
+here.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def read(kind: type[Message], document: dict[str, Any]) -> Message:
         parse_dict(document, message)
     except MlflowException as error:
         raise Unreadable(error.message) from None
-    # protobuf's parser lets some of Python's own errors through: TypeError for a list of lists, RecursionError for deep ones.
+    # protobuf's parser lets some of Python's own errors through: TypeError for a list of lists, RecursionError for deep
+    # ones.
     except (ParseError, RecursionError, ValueError, TypeError, AttributeError) as error:
         raise Unreadable(f"Invalid request: {error}") from None
     return message

@@ -1,7 +1,7 @@
 """OTLP's trace export as the message that MLflow's route makes of it, from protobuf and from JSON.
 
-Relied on: ``_convert_otlp_json_ids_to_base64`` in mlflow/server/otel_api.py, and ``SpanAttributeKey.TRACE_TAG_PREFIX``. Guarded
-by tests/access/test_stamping.py, which sends both forms through MLflow.
+Relied on: ``_convert_otlp_json_ids_to_base64`` in mlflow/server/otel_api.py, and ``SpanAttributeKey.TRACE_TAG_PREFIX``.
+Guarded by tests/access/test_stamping.py, which sends both forms through MLflow.
 """
 
 from __future__ import annotations

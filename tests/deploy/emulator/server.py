@@ -1,7 +1,8 @@
 """The emulator's HTTP: a proxy that gcloud (and the smoke test) reach every host through, TLS included.
 
-A `CONNECT` is answered here with a certificate of the test's own authority: `*.googleapis.com` goes to the API handlers, `*.run.app`
-to the service that the emulated Cloud Run runs. Everything is recorded; nothing leaves the machine.
+A `CONNECT` is answered here with a certificate of the test's own authority: `*.googleapis.com` goes to the API
+handlers, `*.run.app` to the service that the emulated Cloud Run runs. Everything is recorded; nothing leaves the
+machine.
 """
 
 from __future__ import annotations

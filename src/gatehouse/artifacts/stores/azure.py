@@ -1,8 +1,9 @@
 """Artifacts on Azure Blob Storage and Data Lake Storage Gen2, whose blobs are the same ones under another name.
 
-Credentials, the first that is set: AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCESS_KEY, and else azure-identity's own chain
-(a service principal by AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret, a workload's or a managed identity). A connection string
-that has a BlobEndpoint and no key goes with that chain too: a private endpoint with a managed identity.
+Credentials, the first that is set: AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCESS_KEY, and else azure-identity's
+own chain (a service principal by AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret, a workload's or a managed identity). A
+connection string that has a BlobEndpoint and no key goes with that chain too: a private endpoint with a managed
+identity.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ MOST_BLOCKS = 50_000
 BLOCK = 4 * MIB
 #: As many parts as MLflow's clients are signed at a time.
 MOST_SIGNED = 10_000
-#: Bytes of a download's requests: the service computes the MD5 of up to 4 MiB (Get Blob, x-ms-range-get-content-md5), and the
-#: library holds each several times.
+#: Bytes of a download's requests: the service computes the MD5 of up to 4 MiB (Get Blob, x-ms-range-get-content-md5),
+#: and the library holds each several times.
 RANGE = MIB
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
@@ -75,7 +76,8 @@ BLOBS = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs"
 READ, WRITE, DELETE = f"{BLOBS}/read", f"{BLOBS}/write", f"{BLOBS}/delete"
 DELEGATE = "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action"
 
-#: What the service says of credentials (https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes), and the fix.
+#: What the service says of credentials (https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes),
+#: and the fix.
 BAD_CREDENTIALS = {
     "AuthenticationFailed": "refuses the server's credentials; check AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCESS_KEY "
     "against the account's keys, or the identity's tenant",

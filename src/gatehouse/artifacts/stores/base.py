@@ -2,7 +2,8 @@
 
 All calls block, and move a piece at a time (PIECE), so a transfer of any size takes constant memory and a caller
 that reads slowly slows the other side down. Paths are relative POSIX paths below the store's root, already
-checked (:func:`gatehouse.artifacts.paths.check`); a store may rely on that, and must not follow anything out of its root.
+checked (:func:`gatehouse.artifacts.paths.check`); a store may rely on that, and must not follow anything out of its
+root.
 """
 
 from __future__ import annotations

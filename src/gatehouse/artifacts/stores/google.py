@@ -1,10 +1,11 @@
 """Artifacts in a bucket of Google Cloud Storage, by its JSON API (https://cloud.google.com/storage/docs/json_api/v1).
 
 google-auth signs the requests in, and requests sends them. google-cloud-storage is of no help here: its uploads of
-bytes as they come send a request for each chunk of 40 MiB that they keep, and its downloads are either whole or a request a chunk.
+bytes as they come send a request for each chunk of 40 MiB that they keep, and its downloads are either whole or a
+request a chunk.
 
-Checksums are CRC32C on the way in and out. A small upload carries its own, so the store refuses what was damaged; a large one
-is compared with the store's answer, and what differs is deleted again.
+Checksums are CRC32C on the way in and out. A small upload carries its own, so the store refuses what was damaged; a
+large one is compared with the store's answer, and what differs is deleted again.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 Cloud Run's credentials have no private key. There the service's own account signs by the IAM Credentials API
 (``signBlob``), one call for each URL, for which it needs the right to sign as itself
-(cloud.google.com/storage/docs/access-control/signed-urls). google-cloud-storage puts the URLs together; it is loaded by the first
-one, and costs 0.3 s and 7 MiB then (docs/decisions/0016). Uploads in parts are the XML API's "multipart uploads"
-(cloud.google.com/storage/docs/multipart-uploads): nothing is under the object's name before they are completed.
+(cloud.google.com/storage/docs/access-control/signed-urls). google-cloud-storage puts the URLs together; it is loaded by
+the first one, and costs 0.3 s and 7 MiB then (docs/decisions/0016). Uploads in parts are the XML API's "multipart
+uploads" (cloud.google.com/storage/docs/multipart-uploads): nothing is under the object's name before they are
+completed.
 """
 
 from __future__ import annotations

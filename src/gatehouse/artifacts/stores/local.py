@@ -1,8 +1,8 @@
 """Artifacts in a local folder.
 
-An upload is written aside, in a folder of the root that no path leads to, and moved under its name when it is whole and on
-the disk. Every folder on the way is opened by itself and never through a symbolic link (openat(2) with O_NOFOLLOW), so
-nothing in the root, whoever put it there, leads out of it.
+An upload is written aside, in a folder of the root that no path leads to, and moved under its name when it is whole and
+on the disk. Every folder on the way is opened by itself and never through a symbolic link (openat(2) with O_NOFOLLOW),
+so nothing in the root, whoever put it there, leads out of it.
 """
 
 from __future__ import annotations
@@ -266,7 +266,8 @@ class _LocalSink(Sink):
             self._store._uploads() as uploads,
             self._store._parent(self._path, create=True) as (folder, name),
         ):
-            # The system's own times are some milliseconds coarse, and inodes are used again: too little for an entity tag.
+            # The system's own times are some milliseconds coarse, and inodes are used again: too little for an entity
+            # tag.
             now = time.time_ns()
             os.utime(self._descriptor, ns=(now, now))
             # On the disk before it has its name: a crash leaves the old artifact or the new one, whole.

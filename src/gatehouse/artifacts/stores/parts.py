@@ -14,8 +14,8 @@ from functools import partial
 from gatehouse.artifacts.stores.base import Damaged, Full, Sink, Stat, StoreError
 
 MIB = 1024 * 1024
-#: Parts that all uploads of a store together may have in memory, the one that each fills included: a fast client isn't held up
-#: by each part's answer as long as few others are there.
+#: Parts that all uploads of a store together may have in memory, the one that each fills included: a fast client isn't
+#: held up by each part's answer as long as few others are there.
 PARTS_IN_MEMORY = 6
 #: Bytes of a part at most: a client's announcement decides how much an upload buffers.
 LARGEST_PART = 16 * MIB

@@ -1,8 +1,8 @@
 """Artifacts on Amazon S3, and on stores that speak its protocol.
 
 Credentials are botocore's own chain: keys, a profile, a role by web identity, the container's or the instance's role.
-MLflow's variables for S3 hold here too: MLFLOW_S3_ENDPOINT_URL, MLFLOW_S3_UPLOAD_EXTRA_ARGS, MLFLOW_S3_EXPECTED_BUCKET_OWNER,
-MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE.
+MLflow's variables for S3 hold here too: MLFLOW_S3_ENDPOINT_URL, MLFLOW_S3_UPLOAD_EXTRA_ARGS,
+MLFLOW_S3_EXPECTED_BUCKET_OWNER, MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ NO_CREDENTIALS = (
     SSOError,
 )
 
-#: What S3 says of credentials (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html): which one is wrong, and the fix.
+#: What S3 says of credentials (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html): which one is
+#: wrong, and the fix.
 BAD_CREDENTIALS = {
     "InvalidAccessKeyId": "doesn't know the server's access key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that exists",
     "SignatureDoesNotMatch": "refuses the server's signature; AWS_SECRET_ACCESS_KEY isn't the secret of AWS_ACCESS_KEY_ID",

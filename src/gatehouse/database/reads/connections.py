@@ -1,7 +1,8 @@
 """Connections to PostgreSQL that the event loop waits for, by the same driver and the same URL as MLflow's.
 
-psycopg2 can be told to wait for nothing ("Asynchronous support" in its documentation); the loop watches the socket. A query costs less processor time so than
-by a thread, and as little as with asyncpg; no second driver has to read the URL's settings in its own way.
+psycopg2 can be told to wait for nothing ("Asynchronous support" in its documentation); the loop watches the socket. A
+query costs less processor time so than by a thread, and as little as with asyncpg; no second driver has to read the
+URL's settings in its own way.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 #: A compiled plan of so many statements is kept on each connection.
 PREPARED = 64
-#: The compiler of PostgreSQL takes longer than any of these queries; nothing here writes. Not where a pooler stands in between, whose
-#: connections others get next: it names another backend than the one that answers.
+#: The compiler of PostgreSQL takes longer than any of these queries; nothing here writes. Not where a pooler stands in
+#: between, whose connections others get next: it names another backend than the one that answers.
 _SETTINGS = (
     "SELECT set_config('jit', 'off', false), set_config('default_transaction_read_only', 'on', false),"
     " set_config('statement_timeout', %s, false) WHERE pg_backend_pid() = %s"

@@ -1,6 +1,7 @@
 """metrics/get-history and metrics/get-history-bulk-interval, as one SELECT each.
 
-``SqlAlchemyStore.get_metric_history`` and ``get_metric_history_bulk_interval`` of mlflow/store/tracking/sqlalchemy_store.py.
+``SqlAlchemyStore.get_metric_history`` and ``get_metric_history_bulk_interval`` of
+mlflow/store/tracking/sqlalchemy_store.py.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ _HISTORY = f"""
 SELECT {metric(2)} FROM metrics m WHERE m.run_uuid = $1 AND m.key = $2{_SEEN}
 ORDER BY m.timestamp, m.step, m.value LIMIT $3 OFFSET $4
 """
-#: The rows in their order are dealt into as many buckets as points are wanted, as SQL's ntile does: the first of each bucket stays, and of
-#: the last one the very last. ``place`` counts from 0; the first ``rows % points`` buckets have one row more than the others.
+#: The rows in their order are dealt into as many buckets as points are wanted, as SQL's ntile does: the first of each
+#: bucket stays, and of the last one the very last. ``place`` counts from 0; the first ``rows % points`` buckets have
+#: one row more than the others.
 _SAMPLED = f"""
 SELECT {metric(2, Field("run_id", plain_string("m.run")))}
 FROM unnest($1::varchar[]) WITH ORDINALITY AS wanted (run, position),

@@ -1,6 +1,7 @@
 """The short way for what is read most: the database's own JSON, sent from the event loop.
 
-It is the last layer before MLflow: who asks, and whether they may, has been settled in front of it, and MLflow's own checks of Host and Origin have passed.
+It is the last layer before MLflow: who asks, and whether they may, has been settled in front of it, and MLflow's own
+checks of Host and Origin have passed.
 """
 
 from __future__ import annotations

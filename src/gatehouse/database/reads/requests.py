@@ -1,7 +1,7 @@
 """What a request asks for, read strictly: anything but what MLflow's clients and its UI send is MLflow's own to judge.
 
-MLflow reads requests through protobuf, which takes a number as text, a name in two spellings and much else. None of that is copied
-here: a field that isn't known, isn't of its plain type, or is there twice is :class:`Declined`.
+MLflow reads requests through protobuf, which takes a number as text, a name in two spellings and much else. None of
+that is copied here: a field that isn't known, isn't of its plain type, or is there twice is :class:`Declined`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """runs/search and runs/get: ``SqlAlchemyStore._search_runs``, ``_get_run`` and what makes JSON of them, as one SELECT each.
 
-The filters and orders are parsed by MLflow (``SearchUtils``); what follows from them is ``_get_sqlalchemy_filter_clauses`` and
-``_get_orderby_clauses`` of mlflow/store/tracking/sqlalchemy_store.py, statement for statement.
+The filters and orders are parsed by MLflow (``SearchUtils``); what follows from them is
+``_get_sqlalchemy_filter_clauses`` and ``_get_orderby_clauses`` of mlflow/store/tracking/sqlalchemy_store.py, statement
+for statement.
 """
 
 from __future__ import annotations

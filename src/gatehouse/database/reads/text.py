@@ -1,8 +1,9 @@
 """JSON as MLflow prints it, as expressions of SQL.
 
-MLflow prints an answer with ``json.dumps(…, indent=2)``: fields in the order of their numbers in protobuf, those that aren't set left
-out, everything that isn't ASCII escaped. PostgreSQL's own json functions print it otherwise, and take four times as long as ``||``.
-The little that SQL can't print as Python does, it marks, and :func:`finished` replaces: numbers from 10^15 on, and characters beyond ASCII.
+MLflow prints an answer with ``json.dumps(…, indent=2)``: fields in the order of their numbers in protobuf, those that
+aren't set left out, everything that isn't ASCII escaped. PostgreSQL's own json functions print it otherwise, and take
+four times as long as ``||``. The little that SQL can't print as Python does, it marks, and :func:`finished` replaces:
+numbers from 10^15 on, and characters beyond ASCII.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def integer(expression: str) -> str:
 def number(value: str, is_nan: str) -> str:
     """Return JSON's number of a ``double precision``, as Python prints it (``repr``), or "NaN" as protobuf does.
 
-    Both print the shortest digits that are read back as the same number. PostgreSQL leaves ``.0`` out, and it has other digits and
-    exponents from 10^15 on.
+    Both print the shortest digits that are read back as the same number. PostgreSQL leaves ``.0`` out, and it has other
+    digits and exponents from 10^15 on.
     """
     whole = f"CASE WHEN {value} = trunc({value}) THEN '.0' ELSE '' END"
     return (
