@@ -119,7 +119,7 @@ def test_a_command_takes_the_place_of_the_server(engine: Engine) -> None:
 def test_health_is_bad_where_nothing_serves(engine: Engine) -> None:
     box = engine.start("gatehouse", "health", environment={}, **HARDENED)
     assert box.wait_end() == Exit.UNAVAILABLE
-    assert f"nothing answers on port {PORT}" in box.log()
+    assert f"nothing answers at 127.0.0.1:{PORT}" in box.log()
 
 
 def test_doctor_runs_instead_of_the_server_and_names_each_part_that_is_ill(engine: Engine) -> None:

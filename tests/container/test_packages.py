@@ -144,13 +144,11 @@ def test_a_provider_that_needs_more_is_answered_with_what_to_install(
     )
 
 
-def test_a_compressed_call_of_the_gateway_is_answered_with_what_to_install(
-    policed: Site, alice: requests.Session
-) -> None:
+def test_a_compressed_call_of_the_gateway_is_refused_with_what_to_send(policed: Site, alice: requests.Session) -> None:
     headers = {"Content-Encoding": "zstd", "Content-Type": "application/json"}
     answer = call(alice, "POST", f"{policed.url}/gateway/openai/v1/chat/completions", data=b"x", headers=headers)
-    assert answer.status_code == 400
-    assert "pip install zstandard" in answer.json()["detail"]
+    assert answer.status_code == 415
+    assert "Send it as it is" in answer.json()["message"]
 
 
 def test_the_demo_and_a_run_of_the_prompt_lab_are_made_without_them(policed: Site, alice: requests.Session) -> None:

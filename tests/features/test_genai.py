@@ -130,13 +130,15 @@ def test_a_server_of_the_model_context_protocol_is_registered(gate: Gate, bob: r
 
 
 def test_where_jobs_are_off_what_needs_them_says_how_they_are_switched_on(
-    gate: Gate, bob: requests.Session, sdk: Any, experiment: str
+    gate: Gate, alice: requests.Session, bob: requests.Session, sdk: Any, experiment: str
 ) -> None:
     from mlflow.genai.scorers import Guidelines
 
     scorer = json.dumps(Guidelines(name="polite", guidelines="Be kind.").model_dump())
     document = {"experiment_id": experiment, "serialized_scorer": scorer, "trace_ids": [traced(sdk)]}
-    answer = bob.post(f"{gate.url}/ajax-api/3.0/mlflow/scorer/invoke", json=document, timeout=TIMEOUT_S)
+    url = f"{gate.url}/ajax-api/3.0/mlflow/scorer/invoke"
+    assert bob.post(url, json=document, timeout=TIMEOUT_S).status_code == 403  # whatever submits a job is an admin's
+    answer = alice.post(url, json=document, timeout=TIMEOUT_S)
     assert answer.status_code == 500
     assert "set environment variable 'MLFLOW_SERVER_ENABLE_JOB_EXECUTION'" in answer.json()["message"]
 
