@@ -101,7 +101,13 @@ class Ways:
         }  # fmt: skip
         sent: list[dict[str, Any]] = []
 
+        given = False
+
         async def receive() -> dict[str, Any]:
+            nonlocal given
+            if given:
+                await asyncio.Event().wait()  # the client stays
+            given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: Any) -> None:

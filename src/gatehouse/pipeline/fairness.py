@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 #: Others count for so long after they last asked.
 LATELY_S = 60.0
+#: Seconds between two looks whether a client has gone, where the server says something else.
+LOOK_AGAIN_S = 0.1
 #: Most requests are over before anybody looks whether their client has gone.
 PATIENCE_S = 0.2
 #: From the cancellation of a query to the end of its connection.
@@ -215,4 +217,5 @@ async def _end(step: Callable[[], None], task: asyncio.Future[Any]) -> None:
 
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
-        pass
+        # Whoever goes on giving an empty body must not hold the event loop.
+        await asyncio.sleep(LOOK_AGAIN_S)
