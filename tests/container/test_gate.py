@@ -15,7 +15,7 @@ import requests
 from selenium.webdriver.common.by import By
 
 from tests.browser import chromium
-from tests.container.parts import HARDENED, PORT, Engine, Site, settings, socket_mount, socket_url
+from tests.container.parts import HARDENED, PORT, SOME_USER, Engine, Site, settings, socket_mount, socket_url
 from tests.support import Postgres, wait_for
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def test_secrets_from_files_are_in_no_process_list_no_log_and_no_description(
         **HARDENED,
     ).wait_ready()
     # It is in no file, only in the environment of the proxy, which its own user can read.
-    proof = box.run("bash", "-c", _PROOF, user="54321").strip()
+    proof = box.run("bash", "-c", _PROOF, user=SOME_USER).strip()
     assert len(proof) > 30
     box.container.reload()
     processes = json.dumps(box.container.top(ps_args="-eo pid,args")["Processes"])
