@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # build.sh OUT: build oauth2-proxy at the version that go.mod pins, with two words changed: its routers answer a path that
 # isn't in its plainest form ("//", "..", also as %2f and %2e) with a redirect, which MLflow's client follows with an empty
-# body. Let through as it came, the path is judged by the gate. docs/upstream/ has the change as a patch.
+# body. Let through as it came, the path is judged by the gate.
 # The version that it reports ends with +gatehouse.
 set -euo pipefail
 
