@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatehouse.database.reads.query import Declined, Parameters, Query, visible
 from gatehouse.database.reads.runs import compared, integer_kind
-from gatehouse.database.reads.text import Field, array, integer, listing, obj, plain_string, required_string, string
+from gatehouse.database.reads.text import Field, array, integer, obj, page, plain_string, required_string, string
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,14 +35,10 @@ def search(filter_string: str, stages: Sequence[str], order: Sequence[str], limi
     Raises:
         Declined: if MLflow's parser refuses the filter or the order, or there is something in it that isn't known here.
     """
-    from mlflow.utils.search_utils import SearchUtils
-
     statement, types, values = _search(filter_string, tuple(order))
 
     def finish(rows: list[tuple[str | None, ...]]) -> list[bytes]:
-        more = len(rows) == limit + 1
-        token = SearchUtils.create_page_token(offset + limit).decode() if more else None
-        return listing("experiments", rows[:limit] if more else rows, token)
+        return page("experiments", rows, limit, offset)
 
     return Query(statement, types, [list(stages), limit + 1, offset, *values], finish)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gatehouse.database.reads.query import Query, visible
 from gatehouse.database.reads.runs import metric
-from gatehouse.database.reads.text import Field, listing, plain_string
+from gatehouse.database.reads.text import Field, listing, page, plain_string
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,12 +49,9 @@ ORDER BY wanted.position, m.place
 
 def history(run: str, key: str, limit: int | None, offset: int) -> Query:
     """Return the query of ``GET metrics/get-history``."""
-    from mlflow.utils.search_utils import SearchUtils
 
     def finish(rows: list[tuple[str | None, ...]]) -> list[bytes]:
-        more = limit is not None and len(rows) == limit + 1
-        token = SearchUtils.create_page_token(offset + limit).decode() if more and limit is not None else None
-        return listing("metrics", rows[:limit] if more else rows, token)
+        return listing("metrics", rows, None) if limit is None else page("metrics", rows, limit, offset)
 
     return Query(
         _HISTORY, "varchar, varchar, bigint, bigint", [run, key, None if limit is None else limit + 1, offset], finish

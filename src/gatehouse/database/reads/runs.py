@@ -16,9 +16,9 @@ from gatehouse.database.reads.text import (
     array,
     finished,
     integer,
-    listing,
     number,
     obj,
+    page,
     plain_string,
     required_string,
     string,
@@ -196,14 +196,10 @@ def search(
     Raises:
         Declined: if MLflow's parser refuses the filter or the order, or there is something in it that isn't known here.
     """
-    from mlflow.utils.search_utils import SearchUtils
-
     statement, types, values = _search(filter_string, tuple(order))
 
     def finish(rows: list[tuple[str | None, ...]]) -> list[bytes]:
-        more = len(rows) == limit + 1
-        token = SearchUtils.create_page_token(offset + limit).decode() if more else None
-        return listing("runs", rows[:limit] if more else rows, token)
+        return page("runs", rows, limit, offset)
 
     return Query(statement, types, [list(experiments), list(stages), limit + 1, offset, *values], finish)
 

@@ -162,6 +162,22 @@ def listing(name: str, rows: Sequence[Sequence[str | None]], token: str | None) 
     return parts if len(items) > 1 and sum(map(len, parts)) > CHUNK else [b"".join(parts)]
 
 
+def page(name: str, rows: Sequence[Sequence[str | None]], limit: int, offset: int) -> list[bytes]:
+    """Return the parts of one page as :func:`listing` does, with MLflow's token of the next if there is one.
+
+    :param rows: those of the page, and one more if there is a next page.
+    :param offset: of the page's first row.
+
+    Raises:
+        Unprintable: if there is a value that MLflow has no JSON for.
+    """
+    from mlflow.utils.search_utils import SearchUtils
+
+    more = len(rows) == limit + 1
+    token = SearchUtils.create_page_token(offset + limit).decode() if more else None
+    return listing(name, rows[:limit] if more else rows, token)
+
+
 def _chunks(items: Sequence[str]) -> Iterable[bytes]:
     """Yield the items, put together to chunks of a size that is good to send."""
     first = size = 0
