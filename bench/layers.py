@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gatehouse.pipeline import discovery
+from gatehouse.public import discovery
 
 PROOF = "bench" * 8
 EMAIL = "bob@example.com"
@@ -50,7 +50,7 @@ folder, layered = Path(sys.argv[1]), sys.argv[2] == "with"
 settings = load(os.environ)
 mlflow_app.configure(settings)
 if layered:
-    from gatehouse.pipeline.audit_log import AuditLog
+    from gatehouse.audit.log import AuditLog
     from gatehouse.start import application
     from gatehouse.start.output import write_in_thread
     from gatehouse.start.plan import ServerPlan
@@ -59,7 +59,7 @@ if layered:
     app = application.build(ServerPlan.alone(settings, folder, sys.argv[3].encode()), log)
 else:
     from functools import partial
-    from gatehouse.pipeline.dispatch import Dispatcher
+    from gatehouse.dispatch.dispatcher import Dispatcher
     from gatehouse.pipeline.security import SecurityLayer
     from gatehouse.pipeline.stack import Pipeline, stack
     from gatehouse.upstream.security import take_off
@@ -75,7 +75,7 @@ START_LIMIT_S = 60
 ALONE = """
 import asyncio, json, os, sys, time
 from pathlib import Path
-from gatehouse.pipeline.audit_log import AuditLog
+from gatehouse.audit.log import AuditLog
 from gatehouse.start import application
 from gatehouse.start import mlflow_app
 from gatehouse.start.output import write_in_thread

@@ -51,7 +51,7 @@ LEAST_MEMORY = {"1": 512, "2": 512, "4": 2048, "6": 4096, "8": 4096}
 MOST_MEMORY = {"1": 4096, "2": 8192, "4": 16384, "6": 24576, "8": 32768}
 
 #: Connections of one pool: those that are kept, and those beyond. MLflow's log-batch holds two at a time, so a worker
-#: needs one more than it has threads for such calls (gatehouse.pipeline.dispatch.QUICK_THREADS), or they all wait for
+#: needs one more than it has threads for such calls (gatehouse.dispatch.dispatcher.QUICK_THREADS), or they all wait for
 #: each other. An overflow of 0 reads as unset.
 POOL_SIZE, POOL_OVERFLOW = 4, 1
 #: As many as the container has by itself.

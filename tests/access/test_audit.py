@@ -24,15 +24,15 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatehouse.audit.entry import entry, fit
+from gatehouse.audit.log import AuditError, AuditLog
+from gatehouse.audit.wire import MAX_LINE
 from gatehouse.exit_codes import Exit
 from gatehouse.operations.classes import Access
 from gatehouse.operations.router import Route
-from gatehouse.pipeline.audit import AuditLayer, fit
-from gatehouse.pipeline.audit_log import AuditError, AuditLog
-from gatehouse.pipeline.audit_wire import MAX_LINE
-from gatehouse.pipeline.context import Context
 from gatehouse.policy.identity import Identity
 from gatehouse.policy.roles import Role
+from gatehouse.request.context import Context
 from gatehouse.start.output import Output, write_in_thread
 from local.proxy_binary import ROOT
 from tests.access.conftest import POLICY, QUIET, Client, audit_lines, line_of
@@ -222,7 +222,7 @@ def test_a_reader_that_went_away_is_noticed_before_a_write(pipe: tuple[int, int]
 def test_a_reader_that_stalls_loses_no_line_and_is_forgiven_when_it_reads_on(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gatehouse.pipeline.audit_log.PATIENCE", 0.3)
+    monkeypatch.setattr("gatehouse.audit.log.PATIENCE", 0.3)
     read, write = pipe
     filled = fill(write)
 
@@ -250,7 +250,7 @@ def test_a_reader_that_stalls_loses_no_line_and_is_forgiven_when_it_reads_on(
 def test_refusals_while_the_log_stalls_hold_up_no_write_afterwards(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatehouse.pipeline.audit_log.MOST_OTHERS", 8)
+    monkeypatch.setattr("gatehouse.audit.log.MOST_OTHERS", 8)
     read, write = pipe
     filled = fill(write)
 
@@ -361,7 +361,6 @@ texts = st.text(max_size=3000)
 def test_a_line_is_never_longer_than_a_pipe_takes_at_once(
     path: str, email: str, reason: str, objects: dict[str, str], agent: bytes
 ) -> None:
-    layer = AuditLayer(lambda *_: None, AuditLog(1))  # type: ignore[arg-type]
     scope = {"method": "POST", "path": path, "headers": [(b"user-agent", agent)]}
     context = Context(
         scope,
@@ -373,7 +372,7 @@ def test_a_line_is_never_longer_than_a_pipe_takes_at_once(
         claimed=reason,
     )
     context.add_objects(objects.items())
-    line = fit(layer.entry(context, scope, 403, 1.0))
+    line = fit(entry(context, scope, 403, 1.0))
     assert len(line) <= MAX_LINE
     assert line.index(b"\n") == len(line) - 1
     assert json.loads(line)["audit"]["result"] == "refused"

@@ -264,12 +264,12 @@ def test_a_method_override_header_turns_no_read_into_a_write(carol: Client, over
 def test_mlflow_sees_neither_credentials_nor_the_proof(tmp_path: Path) -> None:
     script = """
 import asyncio, json, sys
-from gatehouse.pipeline.context import Context
-from gatehouse.pipeline.identity import IdentityLayer
+from gatehouse.request.context import Context
+from gatehouse.pipeline.authentication import AuthenticationLayer
 import base64
 async def echo(context, send):
     print(json.dumps([[n.decode(), v.decode()] for n, v in context.scope["headers"]]))
-layer = IdentityLayer(echo, b"p" * 32, ["__Host-gatehouse"])
+layer = AuthenticationLayer(echo, b"p" * 32, ["__Host-gatehouse"])
 headers = [(b"authorization", b"Basic " + base64.b64encode(b"u:" + b"p" * 32)),
            (b"x-forwarded-email", b"a@example.com"),
            (b"cookie", b"theme=dark; __Host-gatehouse=secret; __Host-gatehouse_1=secret; lang=en,__Host-gatehouse=secret"),

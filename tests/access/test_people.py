@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gatehouse.operations.classes import Access
 from gatehouse.operations.router import operation_name
 from gatehouse.operations.table import OPERATIONS
-from gatehouse.pipeline.context import Context
+from gatehouse.request.context import Context
 from gatehouse.stamping import rows
 from gatehouse.stamping.documents import DOCUMENTS
 from gatehouse.stamping.layer import OPAQUE, SPANS, read, stamp_json

@@ -7,7 +7,7 @@ import requests
 import tomllib
 
 from gatehouse import __version__
-from gatehouse.pipeline import discovery
+from gatehouse.public import discovery
 from gatehouse.start import proxy_config
 from local.proxy_binary import ROOT
 from local.run import CLIENT_ID

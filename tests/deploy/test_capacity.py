@@ -7,7 +7,7 @@ import pytest
 from bench import capacity
 from deploy import cost
 from deploy.config import POOL_OVERFLOW, POOL_SIZE, READ_CONNECTIONS
-from gatehouse.pipeline.dispatch import QUICK_THREADS
+from gatehouse.dispatch.dispatcher import QUICK_THREADS
 from gatehouse.start.settings import TABLE
 
 PAGE = capacity.PAGE.read_text(encoding="utf-8")

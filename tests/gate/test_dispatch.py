@@ -62,7 +62,7 @@ from functools import partial
 from mlflow.server.fastapi_app import app as fastapi_app, create_fastapi_app
 from mlflow.server import app as flask_app, handlers
 from mlflow.entities import Metric
-from gatehouse.pipeline.dispatch import Dispatcher
+from gatehouse.dispatch.dispatcher import Dispatcher
 from gatehouse.pipeline.security import SecurityLayer
 from gatehouse.pipeline.stack import Pipeline, stack
 from gatehouse.upstream.security import take_off

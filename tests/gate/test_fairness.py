@@ -17,8 +17,8 @@ import requests
 import sqlalchemy
 
 from gatehouse.database import engine, schema
-from gatehouse.pipeline import limits
-from gatehouse.pipeline.fairness import LATELY_S, Turns
+from gatehouse.dispatch import limits
+from gatehouse.dispatch.turns import LATELY_S, Turns
 from gatehouse.start.settings import parse_database
 from tests.support import Gate, Postgres, Provider, running, wait_for
 

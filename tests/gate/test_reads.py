@@ -35,9 +35,9 @@ from sqlalchemy.engine import make_url
 from gatehouse.database.reads import text
 from gatehouse.database.reads.layer import ReadsLayer
 from gatehouse.database.reads.service import Reads, arguments
+from gatehouse.dispatch.dispatcher import Dispatcher
 from gatehouse.operations.router import Router
-from gatehouse.pipeline.context import Context, Handler
-from gatehouse.pipeline.dispatch import Dispatcher
+from gatehouse.request.context import Context, Handler
 from gatehouse.start.settings import parse_database
 from tests.support import Gate, Postgres
 

@@ -12,7 +12,7 @@ from mlflow.server import app as flask_app
 
 from gatehouse.operations.classes import Access
 from gatehouse.operations.router import Route
-from gatehouse.pipeline.context import Context
+from gatehouse.request.context import Context
 from gatehouse.ui import static
 from gatehouse.ui.static import StaticLayer
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from gatehouse.exit_codes import Exit
-from gatehouse.pipeline.discovery import open_paths
+from gatehouse.public.discovery import open_paths
 from gatehouse.start import proxy_config
 from gatehouse.start.prepare import client_to_hand_out, prepare
 from gatehouse.start.settings import Problem, SettingsError

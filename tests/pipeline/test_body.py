@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from gatehouse.operations.bodies import LARGE, RULES, SMALL, Kind, Rule
-from gatehouse.pipeline import body as body_module
-from gatehouse.pipeline import budget as budget_module
-from gatehouse.pipeline import scan
-from gatehouse.pipeline.body import PER_BYTE, PER_VALUE, BadBody, Bodies
-from gatehouse.pipeline.budget import Budget, NoMemory
-from gatehouse.pipeline.context import Context
+from gatehouse.bodies import budget as budget_module
+from gatehouse.bodies import reader as body_module
+from gatehouse.bodies import scan
+from gatehouse.bodies.budget import Budget, NoMemory
+from gatehouse.bodies.reader import PER_BYTE, PER_VALUE, BadBody, Bodies
+from gatehouse.bodies.rules import LARGE, RULES, SMALL, Kind, Rule
 from gatehouse.policy.identity import Identity
+from gatehouse.request.context import Context
 
 MIB = 1024 * 1024
 

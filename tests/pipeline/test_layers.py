@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from gatehouse.pipeline.context import Context
 from gatehouse.pipeline.failures import FailureLayer
 from gatehouse.pipeline.redirects import NoRedirectLayer
-from gatehouse.pipeline.responses import json_response, send_all
 from gatehouse.pipeline.security import SecurityLayer
 from gatehouse.policy.identity import Identity
 from gatehouse.policy.roles import Role
 from gatehouse.policy.source import PolicySource
+from gatehouse.request.context import Context
+from gatehouse.request.responses import json_response, send_all
 
 
 def ask(layer: Any, method: str = "GET", path: str = "/api/x", *headers: tuple[bytes, bytes]) -> tuple[int, Any]:

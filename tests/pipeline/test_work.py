@@ -13,12 +13,12 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from gatehouse.artifacts.layer import _Digests, _first
+from gatehouse.bodies import scan
 from gatehouse.operations.graphql import MAX_TOKENS, Unreadable, judge
-from gatehouse.pipeline import bounds, scan
-from gatehouse.pipeline.audit import query_objects
-from gatehouse.pipeline.context import Context
-from gatehouse.pipeline.identity import IdentityLayer, _groups
+from gatehouse.pipeline import bounds
+from gatehouse.pipeline.authentication import AuthenticationLayer, _groups
 from gatehouse.policy.identity import Identity
+from gatehouse.request.context import Context
 
 SMALL, FACTOR = 20_000, 8
 #: Four times what linear work would take, half of what quadratic work would.
@@ -29,7 +29,7 @@ async def _nobody(*_: Any) -> None:
     raise AssertionError
 
 
-IDENTITY = IdentityLayer(_nobody, b"p" * 32, ["_gatehouse"], session_lifetime=1.0)
+IDENTITY = AuthenticationLayer(_nobody, b"p" * 32, ["_gatehouse"], session_lifetime=1.0)
 
 
 def context(headers: Iterable[tuple[bytes, bytes]] = (), path: str = "/", query: bytes = b"") -> Context:
@@ -74,7 +74,7 @@ WORST: dict[str, Callable[[int], object]] = {
     "groups": lambda size: _groups(b"a," * (size // 2)),
     "a query": lambda size: _first(b"a=b&" * (size // 4)),
     "a query of signs": lambda size: _first(b"%" * size),
-    "a query's names": lambda size: query_objects(context(query=b"a=" * (size // 2))),
+    "a query's names": lambda size: context(query=b"a=" * (size // 2)).query_parameters(),
     "names of fields": lambda size: context().add_objects([("aB" * (size // 2), "x")]),
     "many names of fields": lambda size: context().add_objects([(f"aB{n}", "x") for n in range(size // 8)]),
     "values": lambda size: scan.values(b"[{}," * (size // 4)),

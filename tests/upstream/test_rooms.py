@@ -39,10 +39,12 @@ def copy(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("src/gatehouse/pipeline/responses.py", "from gatehouse.start import settings"),
+        ("src/gatehouse/request/responses.py", "from gatehouse.start import settings"),
+        ("src/gatehouse/request/context.py", "from gatehouse.bodies import budget"),
+        ("src/gatehouse/pipeline/access.py", "from gatehouse.dispatch import turns"),
         ("src/gatehouse/operations/router.py", "import gatehouse.policy.roles"),
         ("src/gatehouse/artifacts/stores/local.py", "from gatehouse.artifacts.stores import s3"),
-        ("src/gatehouse/artifacts/stores/local.py", "from gatehouse.pipeline import responses"),
+        ("src/gatehouse/artifacts/stores/local.py", "from gatehouse.request import responses"),
         ("src/gatehouse/upstream/routing.py", "def late():\n    from gatehouse.database import schema"),
         ("client/src/mlflow_gatehouse/__init__.py", "import gatehouse"),
     ],

@@ -26,7 +26,7 @@ from mlflow.store.artifact.artifact_repo import MultipartDownloadMixin, Multipar
 from gatehouse.artifacts import paths
 from gatehouse.artifacts.repository import StoreRepository, told
 from gatehouse.artifacts.stores.base import CannotSign
-from gatehouse.pipeline.discovery import DIRECT_FROM_BYTES
+from gatehouse.public.discovery import DIRECT_FROM_BYTES
 from gatehouse.upstream.artifacts import unsupported_multipart
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from urllib.parse import parse_qsl
 
 from gatehouse.artifacts import paths, stores
 from gatehouse.artifacts.stores.base import PIECE, Damaged, NotFound, Stat, StoreError
-from gatehouse.pipeline.body import Disconnected, declared_length
-from gatehouse.pipeline.fairness import Turns
-from gatehouse.pipeline.responses import error_response, response, send_all
+from gatehouse.bodies.reader import Disconnected, declared_length
+from gatehouse.dispatch.turns import Turns
+from gatehouse.request.responses import error_response, response, send_all
 from gatehouse.upstream.artifacts import (
     check_attachment,
     content_disposition,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from gatehouse.artifacts.stores.base import Sink, Source
     from gatehouse.operations.router import Route
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import socket
 import sys
 
 from gatehouse.exit_codes import Exit
-from gatehouse.pipeline.readiness import PATH
+from gatehouse.public.readiness import PATH
 
 #: Longer than MLflow's side takes to find out that one of its workers doesn't answer (gatehouse/start/output.py).
 TIMEOUT_S = 4.5

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import URL, CreateEnginePlugin, Engine, make_url
 from sqlalchemy.exc import InvalidatePoolError
 
-from gatehouse.pipeline import fairness
+from gatehouse.dispatch.work import TOOK_TOO_LONG, Stopped, current
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
@@ -47,7 +47,7 @@ class FewerRoundTrips(CreateEnginePlugin):
     """Sends the updates of many rows together, and asks a connection whether it is alive only after it was idle.
 
     No statement takes longer than the URL's limit, and a request's work can be ended from outside
-    (gatehouse.pipeline.fairness).
+    (gatehouse.dispatch.work).
     """
 
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ class FewerRoundTrips(CreateEnginePlugin):
 
         @event.listens_for(engine, "handle_error")
         def _say_what_took_too_long(context: ExceptionContext) -> Any:
-            work = fairness.current.get()
+            work = current.get()
             if getattr(context.original_exception, "pgcode", None) == _QUERY_CANCELED or (work and work.stopped):
                 return took_too_long()
             return None
@@ -100,10 +100,10 @@ class FewerRoundTrips(CreateEnginePlugin):
 
         @event.listens_for(engine, "checkout")
         def _verify(connection: Any, entry: ConnectionPoolEntry, _fairy: object) -> None:
-            if work := fairness.current.get():
+            if work := current.get():
                 try:
                     work.hold(connection)
-                except fairness.Stopped as error:
+                except Stopped as error:
                     raise took_too_long() from error
                 entry.info[_WORK] = work
             returned = entry.info.get(_RETURNED)
@@ -119,7 +119,7 @@ def took_too_long() -> Any:
     """Return the exception (``MlflowException``) of a request whose work was ended: MLflow answers 400, which no client repeats."""
     from mlflow.exceptions import MlflowException
 
-    return MlflowException.invalid_parameter_value(fairness.TOOK_TOO_LONG)
+    return MlflowException.invalid_parameter_value(TOOK_TOO_LONG)
 
 
 def register() -> None:

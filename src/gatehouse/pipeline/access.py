@@ -6,25 +6,25 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.operations.bodies import NOTED, RULES
+from gatehouse.audit.answer import refuse_unaudited
+from gatehouse.bodies.reader import BadBody, Disconnected, declared_length
+from gatehouse.bodies.rules import NOTED, RULES
 from gatehouse.operations.classes import Access
 from gatehouse.operations.graphql import Unreadable, judge
 from gatehouse.operations.router import Route
 from gatehouse.operations.table import GRAPHQL
-from gatehouse.pipeline.audit import query_objects, refuse_unaudited
-from gatehouse.pipeline.body import BadBody, Disconnected, declared_length
-from gatehouse.pipeline.responses import error_response, page, send_all, wants_page
 from gatehouse.policy.roles import NEEDED, Role
+from gatehouse.request.responses import error_response, page, send_all, wants_page
 
 if TYPE_CHECKING:
     from starlette.types import Message, Send
 
+    from gatehouse.audit.log import AuditLog
+    from gatehouse.bodies.reader import Bodies
     from gatehouse.operations.router import Router
-    from gatehouse.pipeline.audit_log import AuditLog
-    from gatehouse.pipeline.body import Bodies
-    from gatehouse.pipeline.context import Context, Handler
     from gatehouse.policy.roles import Policy
     from gatehouse.policy.source import PolicySource
+    from gatehouse.request.context import Context, Handler
 
 
 class AccessLayer:
@@ -62,7 +62,7 @@ class AccessLayer:
         context.is_service_account = policy.is_service_account(context.who)
         if context.is_write:
             context.add_objects(route.variables.items())
-            context.add_objects(query_objects(context))
+            context.add_objects(context.query_parameters())
         if not role.may(route.access):
             await self._note_objects(context)
             await send_all(send, self._refuse(context, policy, role, route))

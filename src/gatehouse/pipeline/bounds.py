@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline.responses import error_response, send_all
+from gatehouse.request.responses import error_response, send_all
 
 if TYPE_CHECKING:
     from starlette.types import Scope, Send
 
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 #: Bytes of all headers, and how many.
 MAX_HEADERS, MAX_NAMES = 64 * 1024, 200

@@ -11,12 +11,12 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.pipeline.responses import error_response, send_all
+from gatehouse.request.responses import error_response, send_all
 
 if TYPE_CHECKING:
     from starlette.types import Message, Send
 
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 _logger = logging.getLogger(__name__)
 

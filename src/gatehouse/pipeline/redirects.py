@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline.responses import error_response, send_all
+from gatehouse.request.responses import error_response, send_all
 
 if TYPE_CHECKING:
     from starlette.types import Message, Send
 
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 #: The page of MLflow's UI, which a person opens.
 PAGE = "/"

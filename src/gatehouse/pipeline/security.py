@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gatehouse.operations.table import SAFE_METHODS
-from gatehouse.pipeline.responses import error_response, send_all
+from gatehouse.request.responses import error_response, send_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.middleware import Middleware
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 #: Where the context travels through MLflow's layers, which know the ASGI scope alone.
 _CONTEXT = "gatehouse.context"

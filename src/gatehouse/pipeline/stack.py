@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from gatehouse.pipeline.context import Context
+from gatehouse.request.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from gatehouse.pipeline.context import Handler
+    from gatehouse.request.context import Handler
 
 
 class Layer(Protocol):

@@ -44,7 +44,7 @@ class Policy:
 
     The most specific rule decides: an account by name; else its domain; else the default. A group can lift
     the result and never lower it, because a client can make its groups vanish from a request (see
-    :mod:`gatehouse.pipeline.identity`).
+    :mod:`gatehouse.pipeline.authentication`).
     """
 
     accounts: Mapping[str, Role] = field(default_factory=dict)

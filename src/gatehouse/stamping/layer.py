@@ -17,9 +17,9 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from gatehouse.bodies.reader import replace_body
 from gatehouse.operations.router import operation_name
-from gatehouse.pipeline.body import replace_body
-from gatehouse.pipeline.responses import error_response, send_all
+from gatehouse.request.responses import error_response, send_all
 from gatehouse.stamping.current import serve
 from gatehouse.stamping.documents import DOCUMENTS
 from gatehouse.stamping.people import STAMPS, USER_TAG, Refused, refuse_deletion
@@ -28,7 +28,7 @@ from gatehouse.upstream import requests, spans
 if TYPE_CHECKING:
     from starlette.types import Send
 
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
     from gatehouse.upstream.requests import Message
 
 #: A larger body is parsed beside the event loop, not on it.

@@ -11,26 +11,28 @@ from typing import TYPE_CHECKING
 from gatehouse.artifacts import direct as transfers
 from gatehouse.artifacts import guard, repository, stores
 from gatehouse.artifacts.layer import ArtifactLayer
+from gatehouse.audit.layer import AuditLayer, IntentLayer
+from gatehouse.bodies.budget import Budget, capacity
+from gatehouse.bodies.layer import BodyLayer
+from gatehouse.bodies.reader import Bodies
 from gatehouse.database.reads import service
 from gatehouse.database.reads.layer import ReadsLayer
+from gatehouse.dispatch import limits
+from gatehouse.dispatch.dispatcher import Dispatcher
 from gatehouse.operations.router import Router
-from gatehouse.pipeline import failures, limits
+from gatehouse.pipeline import failures
 from gatehouse.pipeline.access import AccessLayer
-from gatehouse.pipeline.audit import AuditLayer, IntentLayer
-from gatehouse.pipeline.body import Bodies, BodyLayer
+from gatehouse.pipeline.authentication import AuthenticationLayer
 from gatehouse.pipeline.bounds import BoundsLayer
-from gatehouse.pipeline.budget import Budget, capacity
-from gatehouse.pipeline.cross_origin import CrossOriginLayer
-from gatehouse.pipeline.discovery import FOLDER as PUBLISHED
-from gatehouse.pipeline.discovery import DiscoveryLayer
-from gatehouse.pipeline.dispatch import Dispatcher
 from gatehouse.pipeline.failures import FailureLayer
-from gatehouse.pipeline.identity import IdentityLayer
-from gatehouse.pipeline.readiness import ReadinessLayer
 from gatehouse.pipeline.redirects import NoRedirectLayer
 from gatehouse.pipeline.security import SecurityLayer
 from gatehouse.pipeline.stack import Layer, Pipeline, stack
 from gatehouse.policy.source import PolicySource
+from gatehouse.public.cross_origin import CrossOriginLayer
+from gatehouse.public.discovery import FOLDER as PUBLISHED
+from gatehouse.public.discovery import DiscoveryLayer
+from gatehouse.public.readiness import ReadinessLayer
 from gatehouse.stamping import rows
 from gatehouse.stamping.current import tell_flask
 from gatehouse.stamping.layer import StampingLayer
@@ -44,7 +46,7 @@ from gatehouse.upstream import security
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from gatehouse.pipeline.audit_log import AuditLog
+    from gatehouse.audit.log import AuditLog
     from gatehouse.start.plan import ServerPlan
 
 
@@ -77,7 +79,7 @@ def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
         # Here once more, so that a failure has its line in the audit log.
         FailureLayer,
         partial(
-            IdentityLayer,
+            AuthenticationLayer,
             proof=plan.proof,
             cookie_names=plan.cookies,
             trusted_hops=plan.trusted_hops,

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline import audit_wire as wire
+from gatehouse.audit import wire
 
 if TYPE_CHECKING:
     import socket

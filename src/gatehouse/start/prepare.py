@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import tomllib
 
 from gatehouse.exit_codes import Exit
-from gatehouse.pipeline import discovery
+from gatehouse.public import discovery
 from gatehouse.start import jobs, proxy_config, verdicts
 from gatehouse.start.plan import PROXY_CONFIG_NAME, SOCKET_NAME, Plan, Program, ServerPlan
 from gatehouse.start.settings import (

@@ -34,7 +34,7 @@ from gatehouse.upstream import jobs as upstream_jobs
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from gatehouse.pipeline.audit_log import AuditLog
+    from gatehouse.audit.log import AuditLog
     from gatehouse.start.settings import Settings
 
 BACKLOG = 2048
@@ -193,7 +193,7 @@ def serve(plan: ServerPlan, descriptors: Descriptors) -> None:
     schema.ensure(settings.backend_store_uri, limit_s, say, connections_needed(settings.workers))
     if settings.read_replica:
         schema.ensure_replica(settings.read_replica, REPLICA, limit_s, say)
-    from gatehouse.pipeline.audit_log import AuditLog
+    from gatehouse.audit.log import AuditLog
     from gatehouse.start import application
 
     log = AuditLog(descriptors.log)

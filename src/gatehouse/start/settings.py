@@ -655,7 +655,7 @@ def parse_replica(environment: Mapping[str, str], primary: str | None) -> tuple[
 
 def connections_needed(workers: int) -> int:
     """Return how many database connections the workers use at once: each of a worker's threads one, and one a second."""
-    from gatehouse.pipeline.dispatch import LEAST_QUICK_THREADS, QUICK_THREADS
+    from gatehouse.dispatch.dispatcher import LEAST_QUICK_THREADS, QUICK_THREADS
 
     return workers * (max(LEAST_QUICK_THREADS, QUICK_THREADS // workers) + 1)
 
@@ -681,7 +681,7 @@ def check_pool(environment: Mapping[str, str]) -> list[Problem]:
     size, overflow = "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"
     if not environment.get(size) and not environment.get(overflow):
         return []
-    from gatehouse.pipeline.dispatch import QUICK_THREADS
+    from gatehouse.dispatch.dispatcher import QUICK_THREADS
 
     try:
         # SQLAlchemy's defaults (QueuePool); MLflow reads 0 as unset.

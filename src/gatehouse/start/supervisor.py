@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gatehouse.audit import wire as audit_wire
 from gatehouse.exit_codes import Exit
-from gatehouse.pipeline import audit_wire
 from gatehouse.start import jobs
 from gatehouse.start.output import Desk, Drain, Output, Relay
 from gatehouse.start.plan import Plan, Program

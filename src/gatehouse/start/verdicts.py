@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from gatehouse.pipeline import readiness
+from gatehouse.public import readiness
 from gatehouse.start.settings import Invalid, Problem, parse_public_url
 
 PREFIX = "OAUTH2_PROXY_"
@@ -433,7 +433,7 @@ class Given:
     environment: Mapping[str, str]
     file: Mapping[str, object]
     own_file: bool
-    #: The regular expression of the paths that strangers may ask (gatehouse/pipeline/discovery.py).
+    #: The regular expression of the paths that strangers may ask (gatehouse/public/discovery.py).
     open_paths: str
 
     def get(self, key: str) -> str:

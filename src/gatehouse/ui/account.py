@@ -13,19 +13,19 @@ import zlib
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.pipeline.identity import WHOAMI_PATH
-from gatehouse.pipeline.responses import error_response, json_response, page, response, send_all, wants_page
+from gatehouse.pipeline.authentication import WHOAMI_PATH
 from gatehouse.policy.roles import Role
+from gatehouse.request.responses import error_response, json_response, page, response, send_all, wants_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from starlette.types import Message, Send
 
-    from gatehouse.pipeline.context import Context, Handler
     from gatehouse.policy.identity import Identity
     from gatehouse.policy.roles import Policy
     from gatehouse.policy.source import PolicySource
+    from gatehouse.request.context import Context, Handler
 
 #: The script that MLflow's page loads first: see :mod:`gatehouse.ui.page`.
 SCRIPT_PATH = "/gatehouse/session.js"

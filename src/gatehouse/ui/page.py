@@ -13,7 +13,7 @@ from gatehouse.ui.account import SCRIPT_PATH
 if TYPE_CHECKING:
     from starlette.types import Message, Send
 
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 #: MLflow's operation that serves the page.
 PAGE = "serve"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Send
 
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 #: MLflow's operation that serves these files.
 OPERATION = "serve_static_file"

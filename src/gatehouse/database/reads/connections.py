@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import extensions
 
-from gatehouse.pipeline.fairness import Turns
+from gatehouse.dispatch.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline.dispatch import WORKSPACE_HEADER, who
-from gatehouse.pipeline.fairness import TOOK_TOO_LONG, Stopped, within
-from gatehouse.pipeline.responses import error_response, send_all
+from gatehouse.dispatch.dispatcher import WORKSPACE_HEADER, who
+from gatehouse.dispatch.work import TOOK_TOO_LONG, Stopped, within
+from gatehouse.request.responses import error_response, send_all
 
 if TYPE_CHECKING:
     from starlette.types import Send
 
     from gatehouse.database.reads.service import Reads
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 
 class ReadsLayer:

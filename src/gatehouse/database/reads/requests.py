@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from gatehouse.database.reads import experiments, histories, runs
 from gatehouse.database.reads.query import Declined, Query
-from gatehouse.pipeline import limits
+from gatehouse.dispatch import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,7 +15,7 @@ from gatehouse.database.reads import requests
 from gatehouse.database.reads.connections import Connections, Unavailable
 from gatehouse.database.reads.query import Declined
 from gatehouse.database.reads.text import Unprintable
-from gatehouse.pipeline.fairness import Stopped
+from gatehouse.dispatch.work import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

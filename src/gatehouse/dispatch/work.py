@@ -1,8 +1,6 @@
-"""Who gets the next free thread, and when work ends that nobody waits for: one identity's slow queries can't take all threads.
+"""When work ends that nobody waits for: a request whose client has gone, or that takes too long.
 
-MLflow's handlers run in a few threads. Where others have asked lately, nobody holds the last of them; whoever runs the
-least comes first. A request whose client has gone, or that takes too long, ends: its query is cancelled, and if the
-database doesn't answer to that, its connection is cut.
+Its query is cancelled, and if the database doesn't answer to that, its connection is cut (docs/decisions/0017).
 """
 
 from __future__ import annotations
@@ -13,19 +11,15 @@ import contextvars
 import os
 import socket
 import threading
-import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import Receive
 
 T = TypeVar("T")
 
-#: Others count for so long after they last asked.
-LATELY_S = 60.0
 #: Seconds between two looks whether a client has gone, where the server says something else.
 LOOK_AGAIN_S = 0.1
 #: Most requests are over before anybody looks whether their client has gone.
@@ -36,63 +30,6 @@ TOOK_TOO_LONG = (
     "The database was still busy with this request after the server's DATABASE_TIMEOUT, or the client had gone; its query was "
     "ended. Ask for less at once: fewer experiments, a shorter filter or order_by, a smaller max_results."
 )
-
-
-class Turns:
-    """Hands out ``places`` that handlers run in; for one event loop.
-
-    :param places: how many may run at once.
-    :param clock: seconds, monotonic.
-    """
-
-    def __init__(self, places: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._places = places
-        self._clock = clock
-        self._running: Counter[Hashable] = Counter()
-        self._waiting: list[tuple[Hashable, asyncio.Future[None]]] = []
-        self._asked: dict[Hashable, float] = {}
-
-    @contextlib.asynccontextmanager
-    async def turn(self, who: Hashable) -> AsyncIterator[None]:
-        """Wait for a place, and hold it."""
-        self._asked.pop(who, None)
-        self._asked[who] = self._clock()  # the last one asked last
-        while len(self._asked) > 1000:
-            del self._asked[next(iter(self._asked))]
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((who, place))
-        self._admit()
-        try:
-            await place
-            yield
-        finally:
-            if place.done() and not place.cancelled():
-                self._running[who] -= 1
-                if not self._running[who]:
-                    del self._running[who]
-            else:
-                self._waiting.remove((who, place))
-            self._admit()
-
-    def _admit(self) -> None:
-        """Give free places to those who run the least; among these, to who has waited the longest."""
-        while self._waiting and (free := self._places - self._running.total()):
-            first = min(range(len(self._waiting)), key=lambda index: self._running[self._waiting[index][0]])
-            who, place = self._waiting[first]
-            if free == 1 and self._places > 1 and self._running[who] and self._others_lately(who):
-                return  # the last place is for somebody else
-            del self._waiting[first]
-            if place.cancelled():
-                continue
-            self._running[who] += 1
-            place.set_result(None)
-
-    def _others_lately(self, who: Hashable) -> bool:
-        """Tell whether somebody else asked lately, or runs."""
-        since = self._clock() - LATELY_S
-        return any(other != who for other in self._running) or any(
-            other != who and asked > since for other, asked in self._asked.items()
-        )
 
 
 class Connection(Protocol):

@@ -14,22 +14,25 @@ tests/gate/test_dispatch.py compares the answers of both ways, byte for byte.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.operations.bodies import RAW, rule
-from gatehouse.pipeline.body import BadBody, Bodies, Disconnected
-from gatehouse.pipeline.budget import Budget, capacity
-from gatehouse.pipeline.fairness import Turns, Work, current, supervise
-from gatehouse.pipeline.responses import send_all
+from gatehouse.bodies.budget import Budget, capacity
+from gatehouse.bodies.reader import BadBody, Bodies, Disconnected
+from gatehouse.bodies.rules import RAW, rule
+from gatehouse.dispatch.beside import serve_beside
+from gatehouse.dispatch.turns import Turns
+from gatehouse.dispatch.work import Work, current, supervise
+from gatehouse.dispatch.wsgi import Answer
+from gatehouse.request.responses import send_all
 from gatehouse.upstream.routing import build_environ, native_paths
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Scope, Send
 
-    from gatehouse.pipeline.context import Context
+    from gatehouse.request.context import Context
 
 #: Handlers at once in a worker that is alone. More cost throughput, for they wait for the interpreter's lock; fewer
 #: leave the processor idle while they wait for a distant database, and let one slow query hold up all.
@@ -85,36 +88,11 @@ class Dispatcher:
         if context.path == OTLP_PATH:
             # Its body has been read already (BodyLayer), so no slow sender keeps the others out.
             async with self._turns.turn(who(context)):
-                await self._beside(context, send)
+                await serve_beside(self.fastapi_app, context, send, self._quick)
         elif self._usable and self.is_plain(context.scope):
             await self.call_flask(context, send)
         else:
             await self.fastapi_app(context.scope, context.receive, send)
-
-    async def _beside(self, context: Context, send: Send) -> None:
-        """Let the FastAPI application serve a request in a thread, on an event loop of its own.
-
-        MLflow makes its own spans of those that came while it holds the loop that it runs on.
-        """
-        loop = asyncio.get_running_loop()
-        body = context.body or b""
-
-        given = False
-
-        async def receive() -> Message:
-            nonlocal given
-            if given:
-                await asyncio.Event().wait()  # whoever asks for the client's end is ended with the answer
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send_here(message: Message) -> None:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_sent(send, message), loop))
-
-        def serve() -> None:
-            asyncio.run(_served(self.fastapi_app, dict(context.scope), receive, send_here))
-
-        await loop.run_in_executor(self._quick, copy_context().run, serve)
 
     def is_plain(self, scope: Scope) -> bool:
         """Tell whether all of FastAPI's layers would pass this request on to Flask unchanged."""
@@ -163,61 +141,3 @@ class Dispatcher:
 def who(context: Context) -> str | None:
     """Return whose turn a request is."""
     return context.identity.email if context.identity else None
-
-
-class Answer:
-    """What a WSGI application answers: status and headers, and its body taken a chunk at a time."""
-
-    def __init__(self) -> None:
-        self.status = 500
-        self.headers: list[tuple[bytes, bytes]] = []
-        self._body: Iterable[bytes] | None = None
-
-    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Take status and headers, as WSGI's callable does (PEP 3333)."""
-        if exc_info is not None:
-            raise exc_info[1].with_traceback(exc_info[2])
-        self.status = int(status.split(" ", 1)[0])
-        self.headers = [
-            (name.strip().lower().encode("ascii"), value.strip().encode("ascii")) for name, value in headers
-        ]
-        return _no_write
-
-    def run(self, app: Any, environ: dict[str, Any]) -> tuple[bytes, Iterator[bytes] | None]:
-        """Call the application; return its first chunk, and the iterator of the others unless that was all."""
-        self._body = app(environ, self.start_response)
-        chunks = iter(self._body)
-        first, rest = self.next(chunks)
-        if rest is None:
-            return first, None
-        second, rest = self.next(chunks)
-        return (first, None) if rest is None and not second else (first, _chain(second, rest))
-
-    def next(self, chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes] | None]:
-        """Return the next chunk and the iterator, or nothing and None at the end."""
-        for chunk in chunks:
-            return chunk, chunks
-        return b"", None
-
-    def close(self) -> None:
-        """Close the body, as PEP 3333 asks for, also when the client has gone."""
-        if self._body is not None and hasattr(self._body, "close"):
-            self._body.close()
-
-
-def _chain(first: bytes, rest: Iterator[bytes] | None) -> Iterator[bytes]:
-    yield first
-    if rest is not None:
-        yield from rest
-
-
-async def _sent(send: Send, message: Message) -> None:
-    await send(message)
-
-
-async def _served(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    await app(scope, receive, send)
-
-
-def _no_write(_data: bytes) -> None:
-    raise NotImplementedError("Flask never uses WSGI's write()")

@@ -42,7 +42,7 @@ class Rule:
     kind: Kind
     #: Bytes of the whole body; what is compressed counts as it is unpacked.
     limit: int = 0
-    #: Values, names and texts in it (:func:`gatehouse.pipeline.scan.values`), or fields of a protobuf message.
+    #: Values, names and texts in it (:func:`gatehouse.bodies.scan.values`), or fields of a protobuf message.
     values: int = 0
     #: How a larger one is refused.
     status: int = 413

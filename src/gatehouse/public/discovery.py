@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatehouse import __version__
-from gatehouse.pipeline import readiness
+from gatehouse.public import readiness
 
 if TYPE_CHECKING:
     from starlette.types import Send
 
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 PATH = "/.well-known/gatehouse"
 #: The folder of the run directory in which a start leaves what is published.

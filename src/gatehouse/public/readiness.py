@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import Send
 
-    from gatehouse.pipeline.audit_log import AuditLog
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.audit.log import AuditLog
+    from gatehouse.request.context import Context, Handler
 
 PATH = "/gatehouse/ready"
 

@@ -1,7 +1,7 @@
 """The one place that reads bodies: as the table of operations says, within its limits, before anybody parses them.
 
 Three things bound what bodies cost: their size and the number of values in them, by operation; the memory that all of
-them take at once, by process and identity (:mod:`gatehouse.pipeline.budget`); and the time in which a client must send
+them take at once, by process and identity (:mod:`gatehouse.bodies.budget`); and the time in which a client must send
 some.
 """
 
@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gatehouse.operations.bodies import Kind, rule
-from gatehouse.pipeline import scan
-from gatehouse.pipeline.budget import NoMemory
-from gatehouse.pipeline.responses import error_response, send_all
+from gatehouse.bodies import scan
+from gatehouse.bodies.budget import NoMemory
+from gatehouse.bodies.rules import Kind
+from gatehouse.request.responses import error_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.types import Message, Receive, Send
+    from starlette.types import Message, Receive
 
-    from gatehouse.operations.bodies import Rule
-    from gatehouse.pipeline.budget import Budget
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.bodies.budget import Budget
+    from gatehouse.bodies.rules import Rule
+    from gatehouse.request.context import Context
 
 #: A body of so many bytes at most waits for no memory: it takes less than what the connection itself does.
 FREE = 16 * 1024
@@ -198,33 +198,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
-
-
-class BodyLayer:
-    """Layer: reads what the operation takes, and refuses what is more.
-
-    Args:
-        app: the next layer; it finds the body in the context, unless the operation takes a stream.
-        bodies: reads them.
-    """
-
-    def __init__(self, app: Handler, bodies: Bodies) -> None:
-        self._app = app
-        self._bodies = bodies
-
-    async def __call__(self, context: Context, send: Send) -> None:
-        """Serve one request."""
-        if context.route is not None:
-            taken = rule(context.route)
-            try:
-                if taken.kind is Kind.NONE:
-                    replace_body(context, b"")
-                elif taken.kind is not Kind.STREAM:
-                    await self._bodies.read(context, taken)
-            except Disconnected:
-                return
-            except BadBody as error:
-                context.refusal = str(error)
-                await send_all(send, error.answer)
-                return
-        await self._app(context, send)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Send
 
-    from gatehouse.pipeline.context import Context
+    from gatehouse.request.context import Context
 
 
 def response(

@@ -6,71 +6,36 @@ The layers pass it on, and the way to answer beside it; MLflow's own application
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.parse import parse_qsl
 
 from gatehouse.operations.classes import Access
 from gatehouse.operations.table import SAFE_METHODS
+from gatehouse.request.objects import named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from starlette.types import Receive, Scope, Send
 
     from gatehouse.operations.router import Route
-    from gatehouse.pipeline.budget import Reservation
     from gatehouse.policy.identity import Identity
     from gatehouse.policy.roles import Role
 
-#: Characters of a name, and names in a list, that go into an audit line.
-MAX_TEXT = 200
-_MAX_LIST = 10
 
-#: Names of things, as MLflow's requests call them, and as the audit line calls them.
-_OBJECTS: Mapping[str, str] = {
-    "alias": "alias",
-    "artifact_path": "path",
-    "assessment_id": "assessment_id",
-    "budget_policy_id": "budget_policy_id",
-    "dataset_id": "dataset_id",
-    "endpoint_id": "endpoint_id",
-    "endpoint_name": "endpoint",
-    "experiment_id": "experiment_id",
-    "experiment_ids": "experiment_id",
-    "guardrail_id": "guardrail_id",
-    "issue_id": "issue_id",
-    "item_id": "item_id",
-    "job_id": "job_id",
-    "key": "key",
-    "model_definition_id": "model_definition_id",
-    "model_id": "model_id",
-    "name": "name",
-    "new_name": "new_name",
-    "path": "path",
-    "queue_id": "queue_id",
-    "request_id": "trace_id",
-    "request_ids": "trace_id",
-    "run_id": "run_id",
-    "run_uuid": "run_id",
-    "schema_id": "schema_id",
-    "secret_id": "secret_id",
-    "secret_name": "secret",
-    "stage": "stage",
-    "tag_key": "key",
-    "trace_id": "trace_id",
-    "trace_ids": "trace_id",
-    "version": "version",
-    "webhook_id": "webhook_id",
-    "workspace_name": "workspace",
-}
-_CAMEL = re.compile(r"(?<=[a-z])([A-Z])")
-#: No field of MLflow's that names a thing is longer.
-_MAX_FIELD = 64
+class Held(Protocol):
+    """Memory that is held for a request (:class:`gatehouse.bodies.budget.Reservation`)."""
+
+    #: Bytes.
+    held: int
+
+    async def take(self, amount: int) -> None:
+        """Hold so many bytes more."""
 
 
 @dataclass(eq=False)
@@ -82,7 +47,7 @@ class Context:
 
     scope: Scope
     receive: Receive
-    #: Whom the proxy vouches for, and by which way; None until IdentityLayer has verified it.
+    #: Whom the proxy vouches for, and by which way; None until AuthenticationLayer has verified it.
     identity: Identity | None = None
     #: The address of the client, as far as the trusted hops vouch for it.
     client_address: str | None = None
@@ -93,10 +58,10 @@ class Context:
     is_service_account: bool = False
     #: Where MLflow's routers send the request; None until AccessLayer has asked them.
     route: Route | None = None
-    #: The whole body, once it was read (:mod:`gatehouse.pipeline.body`); None while it comes as a stream.
+    #: The whole body, once it was read (:mod:`gatehouse.bodies`); None while it comes as a stream.
     body: bytes | None = None
     #: The memory that is held for the body.
-    memory: Reservation | None = None
+    memory: Held | None = None
     #: What ends with the request.
     exits: ExitStack = field(default_factory=ExitStack)
     #: Why Gatehouse refused, if it did.
@@ -125,9 +90,9 @@ class Context:
 
     @property
     def who(self) -> Identity:
-        """The verified identity; for layers behind IdentityLayer."""
+        """The verified identity; for layers behind AuthenticationLayer."""
         if self.identity is None:
-            raise RuntimeError("this layer stands in front of IdentityLayer")
+            raise RuntimeError("this layer stands in front of AuthenticationLayer")
         return self.identity
 
     @property
@@ -151,27 +116,14 @@ class Context:
 
     def add_objects(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Note the things that the request names; the first mention of each counts."""
-        for key, value in pairs:
-            if len(key) > _MAX_FIELD:
-                continue
-            name = _OBJECTS.get(key) or _OBJECTS.get(_CAMEL.sub(lambda found: "_" + found[1].lower(), key))
-            if name and name not in self.objects and (text := _name(value)):
-                self.objects[name] = text
+        for name, text in named(pairs):
+            self.objects.setdefault(name, text)
+
+    def query_parameters(self) -> list[tuple[str, str]]:
+        """Return the parameters of the query, for :meth:`add_objects` to choose from."""
+        query = self.scope.get("query_string", b"")
+        return parse_qsl(query[:8192].decode("latin-1"), max_num_fields=None) if query else []
 
 
 #: What serves a request: a layer, or MLflow.
 Handler: TypeAlias = Callable[[Context, "Send"], Awaitable[None]]
-
-
-def _name(value: object) -> str:
-    """Return the text of an identifier, or of a list of them, cut to size; empty if it is something else."""
-    if isinstance(value, str):
-        return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
-    if isinstance(value, int):
-        # A longer one has no text (sys.set_int_max_str_digits), and names nothing.
-        return str(value) if -(10**18) < value < 10**18 else ""
-    if isinstance(value, list):
-        texts = [text for item in value[:_MAX_LIST] if isinstance(item, str | int) and (text := _name(item))]
-        more = f" and {len(value) - _MAX_LIST} more" if len(value) > _MAX_LIST else ""
-        return (",".join(texts) + more)[: 2 * MAX_TEXT]
-    return ""

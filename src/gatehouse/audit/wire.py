@@ -1,7 +1,7 @@
 """What a worker and the supervisor say to each other about the audit log: one message a datagram, on a socket pair.
 
 The supervisor (:mod:`gatehouse.start.output`) is the log's one writer; a worker's end is
-:class:`gatehouse.pipeline.audit_log.AuditLog`. Imports the standard library's smallest parts alone: the supervisor is a
+:class:`gatehouse.audit.log.AuditLog`. Imports the standard library's smallest parts alone: the supervisor is a
 small process.
 """
 

@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline import audit_wire as wire
+from gatehouse.audit import wire
 
 if TYPE_CHECKING:
     import socket

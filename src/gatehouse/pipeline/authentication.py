@@ -22,15 +22,16 @@ import hmac
 import re
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline.responses import error_response, response, send_all
+from gatehouse.pipeline.headers import STATED, STRIPPED, STRIPPED_PREFIXES
 from gatehouse.policy.identity import Identity
+from gatehouse.request.responses import error_response, response, send_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from starlette.types import Send
 
-    from gatehouse.pipeline.context import Context, Handler
+    from gatehouse.request.context import Context, Handler
 
 #: Where people and scripts ask who they are.
 WHOAMI_PATH = "/gatehouse/whoami"
@@ -40,49 +41,6 @@ LIVENESS_PATH = "/health"
 # The longest values taken: RFC 5321 allows 254 octets for an address; OpenID Connect 255 for a subject.
 _MAX_EMAIL = 254
 _MAX_SUBJECT = 255
-
-#: Headers that no client has a say in: credentials, identities, addresses, other methods and paths, and the
-#: hop-by-hop ones. Names with an underscore are dropped altogether, because WSGI cannot tell
-#: ``X_Forwarded_User`` from ``X-Forwarded-User``.
-STRIPPED = frozenset(
-    {
-        b"authorization",
-        b"client-ip",
-        b"connection",
-        b"forwarded",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy",
-        b"remote-user",
-        b"true-client-ip",
-        b"upgrade",
-        b"x-client-ip",
-        b"x-cluster-client-ip",
-        b"x-http-method",
-        b"x-http-method-override",
-        b"x-method-override",
-        b"x-real-ip",
-        b"x-serverless-authorization",
-    }
-)
-STRIPPED_PREFIXES = (
-    b"cf-",
-    b"gap-",
-    b"proxy-",
-    b"remote-",
-    b"x-amzn-oidc-",
-    b"x-auth-",
-    b"x-authenticated-",
-    b"x-forwarded",
-    b"x-goog-authenticated-",
-    b"x-goog-iap-",
-    b"x-ms-client-principal",
-    b"x-ms-token-",
-    b"x-original-",
-    b"x-remote-",
-    b"x-rewrite-",
-    b"x-webauth-",
-)
 
 
 class IdentityError(Exception):
@@ -124,7 +82,7 @@ def _groups(value: bytes) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name and name.isprintable()))
 
 
-class IdentityLayer:
+class AuthenticationLayer:
     """ASGI layer: lets in only what the proxy vouches for, and puts the :class:`Identity` into the context.
 
     :param app: the next layer.
@@ -176,7 +134,7 @@ class IdentityLayer:
         stated: dict[bytes, bytes] = {}
         session_ends = None
         for name, value in context.scope["headers"]:
-            if name in _STATED:
+            if name in STATED:
                 if name in stated:
                     raise IdentityError(f"The header {name.decode()} came twice.")
                 stated[name] = value
@@ -246,16 +204,3 @@ class IdentityLayer:
             return value
         kept = [pair for pair in value.split(b";") if not any(name in pair for name in self._cookies)]
         return b";".join(kept).strip()
-
-
-#: What the proxy states; each at most once.
-_STATED = frozenset(
-    {
-        b"authorization",
-        b"x-forwarded-email",
-        b"x-forwarded-for",
-        b"x-forwarded-groups",
-        b"x-forwarded-preferred-username",
-        b"x-forwarded-user",
-    }
-)
