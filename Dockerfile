@@ -54,7 +54,8 @@ FROM python AS gatehouse
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN pip wheel --no-cache-dir --no-deps --no-index --no-build-isolation --wheel-dir /tmp/wheel . \
+# A fixed time: pip notes the wheel's hash in what it installs.
+RUN SOURCE_DATE_EPOCH=315532800 pip wheel --no-cache-dir --no-deps --no-index --no-build-isolation --wheel-dir /tmp/wheel . \
     && pip --python /opt/gatehouse install --no-cache-dir --no-compile --no-deps --no-index --root /layer /tmp/wheel/*.whl \
     && PYTHONPATH=$(echo /layer/opt/gatehouse/lib/python3*/site-packages) \
         /opt/gatehouse/bin/python -B -m gatehouse.ui.static /layer/opt/gatehouse/share/gatehouse/static \
@@ -66,14 +67,15 @@ RUN python3 client/build_wheel.py /dist
 # ── the image ────────────────────────────────────────────────────────────────────────────────────────────────────────
 FROM ${DEBIAN}
 # The upgrade: what Debian has fixed since the base image's date.
+# The user's fixed date: /etc/shadow has the day of the last change, and two builds of one commit have the same bytes.
 # /data is for those who keep SQLite or artifacts on a volume; like /tmp, it serves whichever user the container runs as.
 # Nothing in it needs more rights than its caller, so no program gives any.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get upgrade --yes --no-install-recommends \
     && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* /var/lib/dpkg/*-old \
-    && useradd --system --no-create-home --uid 10001 --user-group --home-dir /tmp --shell /usr/sbin/nologin gatehouse \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/* /var/lib/dpkg/*-old \
+    && SOURCE_DATE_EPOCH=86400 useradd --system --no-create-home --uid 10001 --user-group --home-dir /tmp --shell /usr/sbin/nologin gatehouse \
     && install -d -m 1777 /data \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 COPY --from=proxy /usr/local/bin/oauth2-proxy /usr/local/bin/gatehouse-listener /usr/local/bin/

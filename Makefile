@@ -20,7 +20,7 @@ else
 PERSON := $(or $(filter alice bob carol,$(USER)),alice)
 endif
 
-.PHONY: run token test test-fast fuzz bench check upstream-check format image lock clean help
+.PHONY: run token test test-fast fuzz bench check upstream-check format image sbom reproducible audit outdated lock client clean help
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ image: ## build the container image gatehouse:dev (STORES=all for S3 and Azure t
 
 sbom: .venv/ready ## write the bill of materials of the image into dist/ (`make image` does)
 	@$(BIN)/python -m release.sbom $(TAG) dist/$(subst :,-,$(TAG)).cdx.json
+
+reproducible: .venv/ready ## build the image twice without any cache; what differs between the two but times
+	@for n in 1 2; do docker build --quiet --no-cache $(if $(DEBIAN),--build-arg DEBIAN=$(DEBIAN)) \
+	  $(if $(filter all,$(STORES)),--build-arg STORES=all-stores) --tag gatehouse:same-$$n . >/dev/null || exit; done
+	@$(BIN)/python -m release.reproducible gatehouse:same-1 gatehouse:same-2
+	@docker rmi gatehouse:same-1 gatehouse:same-2 >/dev/null
 
 audit: .venv/ready ## known vulnerabilities in what the image holds, as far as databases can be reached
 	@IMAGE=$(TAG) $(BIN)/python -m release.audit

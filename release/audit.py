@@ -9,6 +9,7 @@ Exit code: 0 nothing known, 1 something found, 75 a part couldn't be asked and t
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from local.go_program import ROOT, NoProgramError
 from local.proxy_binary import find_or_build
@@ -48,17 +50,37 @@ def _ask(part: str, command: list[str], clean: Callable[[subprocess.CompletedPro
     return Answer(part, verdict, text.strip())
 
 
-def python_packages(lock: str) -> Answer:
-    """Ask PyPI's advisories of a lock file. Exit 1 means found only where a table of findings is printed."""
+def python_packages(lock: str | Path) -> Answer:
+    """Ask PyPI's advisories of a lock file, by its name or path."""
+    file = lock if isinstance(lock, Path) else ROOT / "requirements" / f"{lock}.txt"
     command = [sys.executable, "-m", "pip_audit", "--require-hashes", "--disable-pip", "--progress-spinner=off"]
-    command += ["--requirement", f"requirements/{lock}.txt"]
+    command += ["--format", "json", "--requirement", str(file)]
+    part = f"Python, {file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}"
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Answer(part, None, str(error))
+    return python_answer(part, done.stdout, done.stderr)
 
-    def clean(done: subprocess.CompletedProcess[str]) -> bool | None:
-        if done.returncode == 0:
-            return True
-        return False if done.stdout.startswith("Name") else None
 
-    return _ask(f"Python, requirements/{lock}.txt", command, clean)
+def python_answer(part: str, report: str, errors: str = "") -> Answer:
+    """Read pip-audit's report. A package that it skipped is one that nobody was asked about: pip-audit exits 0 then too."""
+    try:
+        packages = json.loads(report)["dependencies"]
+    except (ValueError, KeyError, TypeError):
+        return Answer(part, None, errors.strip() or "pip-audit printed no report")
+    found = [
+        f"{package['name']} {package['version']}: {flaw['id']}, fixed in {', '.join(flaw['fix_versions']) or 'no release'}"
+        for package in packages
+        for flaw in package.get("vulns", ())
+    ]
+    skipped = [package for package in packages if "skip_reason" in package]
+    if found:
+        return Answer(part, False, "\n".join(found))
+    if skipped or not packages:
+        first = skipped[0]["skip_reason"] if skipped else "the lock file is empty"
+        return Answer(part, None, f"{len(skipped)} of {len(packages)} packages weren't looked at: {first}")
+    return Answer(part, True, "")
 
 
 def go_modules(database: str | None = None) -> Answer:
