@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -12,8 +13,12 @@ import pytest
 import requests
 
 from gatehouse.exit_codes import Exit
+from gatehouse.policy.identity import Identity
+from gatehouse.policy.roles import Role
+from gatehouse.policy.source import PolicySource
 from gatehouse.public.discovery import open_paths
 from gatehouse.start import proxy_config
+from gatehouse.start.plan import ServerPlan
 from gatehouse.start.prepare import client_to_hand_out, prepare
 from gatehouse.start.settings import Problem, SettingsError
 from gatehouse.start.verdicts import MLFLOW, PREFIX, PROXY, Verdict
@@ -211,6 +216,17 @@ def test_kubernetes_service_links_are_no_settings(tmp_path: Path) -> None:
     assert not [name for name in plan.proxy.environment if "SERVICE_HOST" in name]
     (told,) = problems(tmp_path, MLFLOW_PORT="5000")
     assert (told.name, told.fix) == ("MLFLOW_PORT", "use PORT")
+
+
+def test_the_policy_is_read_once_and_goes_to_the_server_with_the_plan(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("default: viewer\nroles: {admin: [user:alice@example.com]}\n")
+    plan = prepare(settings(ACCESS_POLICY=str(policy)), ROOT / "oauth2_proxy.cfg.tmpl", tmp_path)
+    policy.unlink()
+    source = PolicySource(ServerPlan.load(plan.server.dump()).policy)
+    in_force = asyncio.run(source.current())
+    assert in_force.role_of(Identity("alice@example.com", "1")) is Role.ADMIN
+    assert in_force.role_of(Identity("bob@example.com", "2")) is Role.VIEWER
 
 
 @pytest.fixture(scope="module")

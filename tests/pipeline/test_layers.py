@@ -14,6 +14,7 @@ import pytest
 from gatehouse.pipeline.failures import FailureLayer
 from gatehouse.pipeline.redirects import NoRedirectLayer
 from gatehouse.pipeline.security import SecurityLayer
+from gatehouse.policy.file import PolicyFile
 from gatehouse.policy.identity import Identity
 from gatehouse.policy.roles import Role
 from gatehouse.policy.source import PolicySource
@@ -110,7 +111,7 @@ def test_a_policy_that_cant_be_read_any_more_holds_up_nobody(
     """A pipe that nobody writes to hangs whoever opens it, as a mount does whose server is gone."""
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY.format("viewer"))
-    source = PolicySource(file, "development")
+    source = PolicySource(PolicyFile.read(file, "development"))
     file.unlink()
     os.mkfifo(file)
     monkeypatch.setattr(PolicySource, "INTERVAL", 0.0)
@@ -141,7 +142,7 @@ def test_who_comes_after_a_long_silence_is_judged_by_what_the_file_says_now(
 ) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY.format("editor"))
-    source = PolicySource(file, "development")
+    source = PolicySource(PolicyFile.read(file, "development"))
     file.write_text(POLICY.format("none"))
     monkeypatch.setattr(PolicySource, "INTERVAL", 0.0)
     monkeypatch.setattr(PolicySource, "RECENT", 0.0)

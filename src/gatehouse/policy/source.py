@@ -9,12 +9,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from gatehouse.policy.reader import PolicyError, PolicyProblem, parse
-from gatehouse.policy.roles import OPEN_TO_EDITORS
+from gatehouse.policy.reader import PolicyError, parse
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from gatehouse.policy.file import PolicyFile
     from gatehouse.policy.roles import Policy
 
 
@@ -26,9 +24,8 @@ class PolicySource:
     for at most PATIENCE seconds. A changed file that is malformed, or gone, leaves the policy as it was and says so on
     stderr, once; so does a look that doesn't end.
 
-    :param path: the file, or None for :data:`OPEN_TO_EDITORS`.
-    :param environment: ``APP_ENV``.
-    :raises PolicyError: if the file can't be used now.
+    Args:
+        file: the policy that was read at the start.
     """
 
     #: Seconds between two looks at the file.
@@ -40,23 +37,16 @@ class PolicySource:
     #: Seconds after which a look that doesn't end is told of.
     OVERDUE = 30.0
 
-    def __init__(self, path: Path | None, environment: str) -> None:
-        self._path = path
-        self._environment = environment
-        self._looked = time.monotonic()
+    def __init__(self, file: PolicyFile) -> None:
+        self._path = file.path
+        self._environment = file.environment
+        self._looked = file.read_at
         self._began = 0.0
         self._looking: threading.Event | None = None
-        self._content: bytes | None = None
+        self._content = file.content
         self._complaint = ""
         self._is_overdue = False
-        self._policy = OPEN_TO_EDITORS
-        if path is not None:
-            try:
-                self._content = path.read_bytes()
-            except OSError as error:
-                problem = PolicyProblem(str(path), str(error.strerror), "mount the file, or correct ACCESS_POLICY")
-                raise PolicyError([problem]) from None
-            self._policy = parse(self._content, environment, str(path))
+        self._policy = file.policy
 
     @property
     def age(self) -> float | None:

@@ -51,13 +51,9 @@ if TYPE_CHECKING:
 
 
 def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
-    """Return the whole application; ``mlflow_app.configure`` must have run.
-
-    Raises:
-        PolicyError: if the access policy can't be used.
-    """
+    """Return the whole application; ``mlflow_app.configure`` must have run."""
     settings = plan.settings
-    policy = PolicySource(settings.access_policy, settings.app_env)
+    policy = PolicySource(plan.policy)
     mlflow = upstream_application.load()
     flask = upstream_application.load_flask()
     tell_flask(flask)

@@ -1,4 +1,4 @@
-"""The plan of a start: all settings, the policy's place and the proxy's configuration, read and checked once, and frozen.
+"""The plan of a start: all settings, the access policy and the proxy's configuration, read and checked once, and frozen.
 
 :func:`gatehouse.start.prepare.prepare` makes it; the supervisor starts the programs from it. MLflow's part goes to its process by a pipe.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gatehouse.policy.file import PolicyFile
 from gatehouse.start.settings import Settings
 
 #: MLflow's socket, in the run directory.
@@ -30,6 +31,8 @@ class ServerPlan:
     """What MLflow's side is told. It holds no secret of the proxy but the proof."""
 
     settings: Settings
+    #: The access policy that the settings name.
+    policy: PolicyFile
     run_directory: Path
     #: By it MLflow's side knows the proxy: a random value of this start.
     proof: bytes
@@ -49,7 +52,8 @@ class ServerPlan:
     @staticmethod
     def alone(settings: Settings, run_directory: Path, proof: bytes) -> ServerPlan:
         """Return the plan of MLflow's side alone, without a proxy that it could be read from; for measurements."""
-        return ServerPlan(settings, run_directory, proof, ("_gatehouse",), None, 0, None, (), jobs=False)
+        policy = PolicyFile.read(settings.access_policy, settings.app_env)
+        return ServerPlan(settings, policy, run_directory, proof, ("_gatehouse",), None, 0, None, (), jobs=False)
 
     def dump(self) -> bytes:
         """Return it as bytes, for the pipe to MLflow's process."""

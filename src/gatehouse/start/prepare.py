@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import tomllib
 
 from gatehouse.exit_codes import Exit
+from gatehouse.policy.file import PolicyFile
 from gatehouse.public import discovery
 from gatehouse.start import jobs, proxy_config, verdicts
 from gatehouse.start.plan import PROXY_CONFIG_NAME, SOCKET_NAME, Plan, Program, ServerPlan
@@ -28,8 +29,7 @@ from gatehouse.start.settings import (
     SOCKET_PATH_BYTES,
     Problem,
     SettingsError,
-    load,
-    parse_table,
+    read,
     read_secret_files,
 )
 
@@ -84,19 +84,19 @@ def check_local_folders(values: Mapping[str, object]) -> list[Problem]:
     return problems
 
 
-def check_policy(values: Mapping[str, object]) -> list[Problem]:
-    """Check the access policy, for every environment that it names."""
+def read_policy(values: Mapping[str, object]) -> tuple[PolicyFile | None, list[Problem]]:
+    """Read the access policy, and check it for every environment that it names."""
     path = values["access_policy"]
     if not isinstance(path, Path):
-        return []
+        return PolicyFile.read(None, ""), []
     from gatehouse.policy.reader import UNNAMED_ENVIRONMENT, PolicyError
-    from gatehouse.policy.source import PolicySource
 
     try:
-        PolicySource(path, str(values["app_env"] or UNNAMED_ENVIRONMENT))
+        return PolicyFile.read(path, str(values["app_env"] or UNNAMED_ENVIRONMENT)), []
     except PolicyError as error:
-        return [Problem("ACCESS_POLICY", f"{problem.where}: {problem.what}", problem.fix) for problem in error.problems]
-    return []
+        return None, [
+            Problem("ACCESS_POLICY", f"{problem.where}: {problem.what}", problem.fix) for problem in error.problems
+        ]
 
 
 def check_socket(run_directory: Path) -> list[Problem]:
@@ -162,14 +162,9 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         SettingsError: with every problem of the settings and of this machine.
     """
     resolved, problems = read_secret_files(verdicts.without_service_links(environment))
-    values, table_problems = parse_table(resolved)
-    settings = None
-    try:
-        settings = load(resolved)
-    except SettingsError as error:
-        table_problems = error.problems
-    problems += table_problems
-    problems += check_policy(values) + check_local_folders(values) + check_socket(run_directory)
+    values, settings, setting_problems = read(resolved)
+    policy, policy_problems = read_policy(values)
+    problems += setting_problems + policy_problems + check_local_folders(values) + check_socket(run_directory)
 
     client = client_to_hand_out(template)
     own_path = values["oauth_proxy_config"]
@@ -226,7 +221,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     problems = [
         problem for problem in problems if not (problem.name in unread and problem.what.startswith("is not set"))
     ]
-    if problems or settings is None:
+    if problems or settings is None or policy is None:
         raise SettingsError(problems)
 
     settings = replace(settings, public_url=public_url)
@@ -237,6 +232,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     kept = {name: resolved[name] for name in ("PATH", "GOMAXPROCS", "GOMEMLIMIT", "GOGC") if resolved.get(name)}
     server = ServerPlan(
         settings,
+        policy,
         run_directory,
         proof=proof.encode(),
         cookies=(cookie, "_oauth2_proxy"),

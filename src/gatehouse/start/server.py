@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, NoReturn
 from gatehouse.database import schema
 from gatehouse.database.reach import SchemaError
 from gatehouse.exit_codes import Exit
-from gatehouse.policy.reader import PolicyError
 from gatehouse.start import jobs, mlflow_app
 from gatehouse.start.plan import SOCKET_NAME, ServerPlan
 from gatehouse.start.prepare import write_private
@@ -183,7 +182,6 @@ def serve(plan: ServerPlan, descriptors: Descriptors) -> None:
 
     Raises:
         SchemaError: if the database can't be used.
-        PolicyError: if the access policy can't be used.
     """
     settings = plan.settings
     google_credentials(settings, plan.run_directory)
@@ -233,9 +231,6 @@ def main(argv: list[str]) -> int:
         plan = ServerPlan.load(pipe.read())
     try:
         serve(plan, descriptors)
-    except PolicyError as error:
-        say(f"error: {error}")
-        return Exit.SETTINGS
     except SchemaError as error:
         say(f"error: {error}")
         return error.code

@@ -576,10 +576,23 @@ def parse_table(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[Pr
 
 
 def load(environment: Mapping[str, str]) -> Settings:
-    """Parse and check the settings of an environment whose secrets are resolved already.
+    """Return the settings of an environment whose secrets are resolved already.
 
     Raises:
         SettingsError: with every problem found.
+    """
+    _, settings, problems = read(environment)
+    if settings is None:
+        raise SettingsError(problems)
+    return settings
+
+
+def read(environment: Mapping[str, str]) -> tuple[dict[str, Any], Settings | None, list[Problem]]:
+    """Parse and check the settings of an environment whose secrets are resolved already.
+
+    Returns:
+        The values by lower-case name (None for what couldn't be parsed), the settings unless something is wrong with
+        them, and every problem found.
     """
     values, problems = parse_table(environment)
     if not environment.get("BACKEND_STORE_URI"):
@@ -626,7 +639,7 @@ def load(environment: Mapping[str, str]) -> Settings:
     replica, replica_problems = parse_replica(environment, values["backend_store_uri"])
     problems += replica_problems
     if problems:
-        raise SettingsError(problems)
+        return values, None, problems
     values["job_environment"] = values["job_environment"] or ()
     if not values["workers"]:
         on_sqlite = values["backend_store_uri"].startswith("sqlite:")
@@ -634,7 +647,7 @@ def load(environment: Mapping[str, str]) -> Settings:
     if values["trusted_hops"] < 0:
         # Cloud Run's front end appends the client's address, oauth2-proxy that of the front end.
         values["trusted_hops"] = 1 if environment.get("K_SERVICE") else 0
-    return Settings(**values, read_replica=replica)
+    return values, Settings(**values, read_replica=replica), []
 
 
 def parse_replica(environment: Mapping[str, str], primary: str | None) -> tuple[str | None, list[Problem]]:
