@@ -10,6 +10,8 @@ from local.go_program import ROOT, build, digest
 PACKAGES = {
     "actionlint": "github.com/rhysd/actionlint/cmd/actionlint",
     "govulncheck": "golang.org/x/vuln/cmd/govulncheck",
+    "helm": "helm.sh/helm/v4/cmd/helm",
+    "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",
 }
 
 

@@ -35,6 +35,9 @@ SLOW = {
     "copy": "a copy of the sources, checked by tools",
     "answers": "every answer of MLflow, twice",
     "older_python": "an older MLflow",
+    "chart_tools": "Helm, which is built first",
+    "neighbour": "other programs' libraries, in an environment of their own",
+    "heavy_neighbour": "other programs' libraries, in an environment of their own",
     "wheel": "a built distribution, in environments of its own",
 }
 

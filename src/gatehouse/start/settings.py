@@ -68,15 +68,24 @@ class Invalid(ValueError):
         self.fix = fix
 
 
-def parse_number(low: int, high: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from ``low`` to ``high``."""
+@dataclass(frozen=True)
+class Number:
+    """A parser of whole numbers from ``low`` to ``high``."""
 
-    def parse(value: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,6}", value) or not low <= int(value) <= high:
-            raise Invalid(f"is {value!r}, which isn't a whole number from {low} to {high}", f"for example {low}")
+    low: int
+    high: int
+
+    def __call__(self, value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,6}", value) or not self.low <= int(value) <= self.high:
+            raise Invalid(
+                f"is {value!r}, which isn't a whole number from {self.low} to {self.high}", f"for example {self.low}"
+            )
         return int(value)
 
-    return parse
+
+def parse_number(low: int, high: int) -> Number:
+    """Return a parser of whole numbers from ``low`` to ``high``."""
+    return Number(low, high)
 
 
 def parse_workers(value: str) -> int:
