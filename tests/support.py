@@ -261,6 +261,8 @@ class Gate:
             if "gatehouse serve" in command:
                 workers += 1
                 found[f"worker {workers}" if workers else "server"] = int(pid)
+            elif "gatehouse monitor" in command:
+                found["monitor"] = int(pid)
             elif "mlflow.server.jobs" in command:
                 found["runner"] = int(pid)
             elif "gatehouse-listener" in command:

@@ -131,7 +131,7 @@ class Ways:
     def select(self, expression: str, kind: str, value: object) -> str:
         """Return what SQL makes of the value ``v``."""
         statement = f"SELECT {expression} FROM (SELECT $1 AS v) AS one"
-        return str(self.run(self.reads._connections.fetch(statement, kind, [value]))[0][0])
+        return str(self.run(self.reads.connections.fetch(statement, kind, [value]))[0][0])
 
     def compare(self, method: str, path: str, fields: dict[str, Any]) -> bytes:
         """Ask both; return the answer. What MLflow answers with 200 may not be left to it."""
@@ -464,7 +464,7 @@ def test_a_connection_that_ended_is_made_anew(ways: Ways, postgres: Postgres) ->
 
 def test_nothing_can_be_written_on_these_connections(ways: Ways) -> None:
     with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
-        ways.run(ways.reads._connections.fetch("DELETE FROM tags", "", []))
+        ways.run(ways.reads.connections.fetch("DELETE FROM tags", "", []))
 
 
 def test_a_large_answer_comes_in_parts(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,7 @@ class ArtifactLayer:
         self._store = partial(stores.shared, destination)
         self._limit = limit
         self._pool = ThreadPoolExecutor(THREADS, "artifacts")
-        self._slots = Turns(TRANSFERS)
+        self.slots = Turns(TRANSFERS)
         # Workspaces move artifacts to folders of their own by what the request says, deep in MLflow: it sees to them
         # itself.
         self._usable = not MLFLOW_ENABLE_WORKSPACES.get()
@@ -293,7 +293,7 @@ class ArtifactLayer:
         """Wait for a place among the transfers."""
         async with contextlib.AsyncExitStack() as held:
             try:
-                await asyncio.wait_for(held.enter_async_context(self._slots.turn(context.key)), self._limit)
+                await asyncio.wait_for(held.enter_async_context(self.slots.turn(context.key)), self._limit)
             except TimeoutError:
                 text = f"{TRANSFERS} artifacts are being moved already. Try again later."
                 raise _Refused(503, "TEMPORARILY_UNAVAILABLE", text, (b"retry-after", b"10")) from None

@@ -60,6 +60,8 @@ class AuditLog:
         #: Those of refusals and reads. However many come while the log stalls, they hold up no write once it doesn't.
         self._others: dict[int, asyncio.Future[str]] = {}
         self._dropped = 0
+        #: Lines that couldn't be written in time.
+        self.failures = 0
         self._question: asyncio.Task[bool] | None = None
         self._answer: tuple[int, asyncio.Future[bool]] | None = None
         self._unsent: deque[bytes] = deque()
@@ -198,6 +200,7 @@ class AuditLog:
 
     def _notice(self, error: str, line: bytes) -> None:
         """Say on stderr what isn't on stdout, with all that it says."""
+        self.failures += 1
         text = line.decode(errors="replace").rstrip("\n")
         with contextlib.suppress(OSError):
             print(

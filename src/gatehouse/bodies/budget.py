@@ -37,6 +37,11 @@ class Budget:
         self._held: Counter[str] = Counter()
         self._waiting: deque[tuple[Reservation, int, asyncio.Future[None]]] = deque()
 
+    @property
+    def taken(self) -> int:
+        """Bytes that are held."""
+        return self.capacity - self._free
+
     @contextlib.contextmanager
     def reservation(self, who: str) -> Iterator[Reservation]:
         """Have a reservation that is given back at the end."""

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "check all settings, then run MLflow and the proxy (start.sh becomes this)",
     ),
     "serve": ("gatehouse.start.server", "run MLflow on its private socket (`gatehouse start` calls this)"),
+    "monitor": ("gatehouse.monitoring.server", "answer scrapes of METRICS (`gatehouse start` calls this)"),
     "migrate": ("gatehouse.commands.migrate", "upgrade the database's schema to the installed MLflow's"),
     "gc": ("gatehouse.commands.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),

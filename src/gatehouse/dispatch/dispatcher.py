@@ -82,6 +82,8 @@ class Dispatcher:
         self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
         self._movers = Turns(SLOW_THREADS)
         self._bodies = bodies or Bodies(Budget(capacity(workers)))
+        #: Who waits for what, by the pool's name; to be looked at.
+        self.pools = {"quick": self._turns, "slow": self._movers}
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Let MLflow serve one request."""

@@ -26,11 +26,21 @@ class Turns:
     """
 
     def __init__(self, places: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._places = places
+        self.places = places
         self._clock = clock
         self._running: Counter[Hashable] = Counter()
         self._waiting: list[tuple[Hashable, asyncio.Future[None]]] = []
         self._asked: dict[Hashable, float] = {}
+
+    @property
+    def running(self) -> int:
+        """Places that are taken."""
+        return self._running.total()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._waiting)
 
     @contextlib.asynccontextmanager
     async def turn(self, who: Hashable) -> AsyncIterator[None]:
@@ -56,10 +66,10 @@ class Turns:
 
     def _admit(self) -> None:
         """Give free places to those who run the least; among these, to who has waited the longest."""
-        while self._waiting and (free := self._places - self._running.total()):
+        while self._waiting and (free := self.places - self._running.total()):
             first = min(range(len(self._waiting)), key=lambda index: self._running[self._waiting[index][0]])
             who, place = self._waiting[first]
-            if free == 1 and self._places > 1 and self._running[who] and self._others_lately(who):
+            if free == 1 and self.places > 1 and self._running[who] and self._others_lately(who):
                 return  # the last place is for somebody else
             del self._waiting[first]
             if place.cancelled():

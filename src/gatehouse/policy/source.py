@@ -53,6 +53,11 @@ class PolicySource:
         """Seconds since the file was last looked at; None without a file."""
         return time.monotonic() - self._looked if self._path is not None else None
 
+    @property
+    def problem(self) -> str:
+        """Why the changed file isn't in force; empty if it is."""
+        return self._complaint
+
     async def current(self) -> Policy:
         """Return the policy that holds for a request that comes now."""
         age = self.age

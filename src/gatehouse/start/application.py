@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from gatehouse.artifacts import direct as transfers
 from gatehouse.artifacts import guard, repository, stores
@@ -19,6 +20,7 @@ from gatehouse.database.reads import service
 from gatehouse.database.reads.layer import ReadsLayer
 from gatehouse.dispatch import limits
 from gatehouse.dispatch.dispatcher import Dispatcher
+from gatehouse.monitoring.layer import MonitoringLayer
 from gatehouse.operations.router import Router
 from gatehouse.pipeline import failures
 from gatehouse.pipeline.access import AccessLayer
@@ -47,11 +49,17 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from gatehouse.audit.log import AuditLog
+    from gatehouse.request.context import Handler
+    from gatehouse.start.figures import Figures
     from gatehouse.start.plan import ServerPlan
 
 
-def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
-    """Return the whole application; ``mlflow_app.configure`` must have run."""
+def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> ASGIApp:
+    """Return the whole application; ``mlflow_app.configure`` must have run.
+
+    Args:
+        figures: what gathers what there is to measure, or None if nobody wants figures.
+    """
     settings = plan.settings
     policy = PolicySource(plan.policy)
     mlflow = upstream_application.load()
@@ -61,8 +69,12 @@ def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
 
     failures.register(mlflow, flask)
     limits.register(flask)
-    bodies = Bodies(Budget(capacity(settings.workers)))
+    budget = Budget(capacity(settings.workers))
+    bodies = Bodies(budget)
+    store = urlsplit(settings.artifacts_destination or "none:").scheme
     layers: list[Layer] = [
+        # With METRICS: counts whatever answer leaves.
+        *([partial(MonitoringLayer, notes=figures.notes, store=store)] if figures else []),
         # What fails in a layer of ours, that of the audit included, is an answer too.
         FailureLayer,
         # For strangers, and the same for everybody: how to sign in, and with which client; and whether MLflow answers.
@@ -100,7 +112,14 @@ def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
     if destination := settings.artifacts_destination:
         kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
         repository.register(destination, partial(stores.shared, destination), kind)
-        layers.append(partial(ArtifactLayer, destination=destination, limit=settings.artifact_timeout))
+
+        def artifacts(app: Handler) -> ArtifactLayer:
+            layer = ArtifactLayer(app, destination, settings.artifact_timeout)
+            if figures:
+                figures.pools({"artifacts": layer.slots})
+            return layer
+
+        layers.append(artifacts)
     layers += [
         UiLayer,
         partial(StaticLayer, folder=static.source_folder(), compressed=static.compressed_folder()),
@@ -108,6 +127,10 @@ def build(plan: ServerPlan, log: AuditLog) -> ASGIApp:
     database = settings.read_replica or settings.backend_store_uri
     if settings.fast_reads and (reads := service.of(database, settings.read_connections, settings.database_timeout)):
         layers.append(partial(ReadsLayer, reads=reads))
-    return Pipeline(
-        stack(layers, Dispatcher(mlflow, flask, settings.workers, settings.database_timeout, bodies)), mlflow
-    )
+        if figures:
+            figures.reads(reads.connections)
+    dispatcher = Dispatcher(mlflow, flask, settings.workers, settings.database_timeout, bodies)
+    if figures:
+        figures.pools(dispatcher.pools)
+        figures.parts(budget, log, policy)
+    return Pipeline(stack(layers, dispatcher), mlflow)

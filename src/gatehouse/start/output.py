@@ -75,6 +75,11 @@ class Output:
             self._queue.append((lines, None))
             self._changed.notify()
 
+    @property
+    def waiting(self) -> int:
+        """How many lines of the audit log, and pieces of others, wait to be written."""
+        return len(self._queue)
+
     def finish(self, deadline: float) -> list[bytes]:
         """Wait until all is written, at most until a time of the monotonic clock; return the audit log's lines that aren't."""
         with self._changed:
@@ -119,10 +124,12 @@ class Relay:
 
     :param source: the child's name.
     :param output: where its lines go.
+    :param seen: called with them.
     """
 
-    def __init__(self, source: str, output: Output) -> None:
+    def __init__(self, source: str, output: Output, seen: Callable[[bytes], None] | None = None) -> None:
         self.source = source
+        self._seen = seen
         self._output = output
         self.reading, self.writing = os.pipe()
         os.set_blocking(self.reading, False)
@@ -146,6 +153,8 @@ class Relay:
             self._rest = rest
             if feed:
                 self._output.relay(self.source, whole + feed)
+                if self._seen is not None:
+                    self._seen(whole)
 
 
 class Drain:

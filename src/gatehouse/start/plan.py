@@ -48,6 +48,8 @@ class ServerPlan:
     origins: tuple[str, ...]
     #: Whether MLflow's job runner is wanted.
     jobs: bool
+    #: Whether anybody wants figures: METRICS, or a push by OTLP.
+    monitoring: bool = False
 
     @staticmethod
     def alone(settings: Settings, run_directory: Path, proof: bytes) -> ServerPlan:
@@ -75,5 +77,7 @@ class Plan:
     server_environment: Mapping[str, str]
     proxy: Program
     listener: Program | None
+    #: The environment of what shows figures, or None if nobody wants any.
+    monitor_environment: Mapping[str, str] | None = None
     #: What is said on stderr, and stops no start.
     notes: tuple[str, ...] = ()

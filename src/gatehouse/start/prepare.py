@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import tomllib
 
 from gatehouse.exit_codes import Exit
+from gatehouse.monitoring.notes import PROXY_SOCKET_NAME
 from gatehouse.policy.file import PolicyFile
 from gatehouse.public import discovery
 from gatehouse.start import jobs, proxy_config, verdicts
@@ -108,8 +109,19 @@ def check_socket(run_directory: Path) -> list[Problem]:
     return [Problem("TMPDIR", what, "set TMPDIR to a folder with a shorter path", of_machine=True)]
 
 
-def check_port(address: str) -> list[Problem]:
-    """Check that the public port is free."""
+def check_metrics_port(metrics: object, port: object) -> list[Problem]:
+    """Check that the figures have a port of their own, which is free."""
+    if not isinstance(metrics, tuple):
+        return []
+    if metrics[1] == port:
+        return [
+            Problem("METRICS", f"is {port}, which is the public port", "choose another: strangers must not read it")
+        ]
+    return check_port(f"[{metrics[0]}]:{metrics[1]}", "METRICS")
+
+
+def check_port(address: str, name: str = "PORT") -> list[Problem]:
+    """Check that a port is free."""
     host, _, port = re.sub(r"^https?://", "", address).rpartition(":")
     if not port.isdigit():
         return []  # a Unix socket or an inherited descriptor: oauth2-proxy knows
@@ -122,16 +134,19 @@ def check_port(address: str) -> list[Problem]:
             if error.errno == errno.EADDRINUSE:
                 return [
                     Problem(
-                        "PORT",
+                        name,
                         f"is {port}, which another program listens on",
-                        "stop it, or set PORT to another number",
+                        f"stop it, or set {name} to another number",
                         True,
                     )
                 ]
-            return [Problem("PORT", f"is {port}: {error.strerror}", "set PORT to a number from 1024 to 65535", True)]
+            return [Problem(name, f"is {port}: {error.strerror}", f"set {name} to a number from 1024 to 65535", True)]
     return []
 
 
+#: OpenTelemetry's own variable: where figures are pushed.
+PUSH = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+PROXY_METRICS = "OAUTH2_PROXY_METRICS_ADDRESS"
 #: What changes how an interpreter of Python or a shell runs at all, and is meant for another one.
 FOREIGN = re.compile(
     r"PYTHON(WARNINGS|INSPECT|STARTUP|DEVMODE|BREAKPOINT|VERBOSE|DEBUG)|SHELLOPTS|BASHOPTS|BASH_ENV|ENV|BASH_FUNC_.*"
@@ -148,6 +163,15 @@ def server_environment(environment: Mapping[str, str], public_url: str) -> dict[
         if not OF_PROXY.fullmatch(name) and not FOREIGN.fullmatch(name) and name != "GOOGLE_ACCOUNT_JSON_BASE64"
     }
     return {**kept, "PUBLIC_URL": public_url}
+
+
+def monitor_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of what shows figures: how it reaches where it pushes them, and nothing of the others'."""
+    wanted = re.compile(
+        r"PATH|HOME|TMPDIR|TZ|LANG|LC_[A-Z]+|OTEL_.*|K_REVISION|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
+        r"|(?i:https?_proxy|no_proxy)"
+    )
+    return {name: value for name, value in environment.items() if wanted.fullmatch(name)}
 
 
 def client_to_hand_out(template: Path) -> discovery.Client | None:
@@ -199,9 +223,13 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     if values["http2"]:
         problems += proxy_config.check_listener(resolved, own_file, address)
         address, listener_environment = proxy_config.behind_listener(address, run_directory)
+    problems += check_metrics_port(values["metrics"], values["port"])
+    monitoring = bool(values["metrics"] or resolved.get(PUSH))
     proof = secrets.token_urlsafe(32)
     ties = verdicts.enforced(given, public_url)
     proxy_environment = proxy_config.proxy_environment(resolved, ties, address, run_directory / SOCKET_NAME, proof)
+    if monitoring and not (resolved.get(PROXY_METRICS) or own_file.get("metrics_address")):
+        proxy_environment[PROXY_METRICS] = f"unix://{run_directory / PROXY_SOCKET_NAME},mode=600"
     login_client_id = values["login_client_id"]
     proxy_file = own_file if own_path else tomllib.loads(text)
     offered = discovery.DIRECT_TRANSFERS if values["direct_transfers"] else None
@@ -241,12 +269,14 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         project=resolved.get("GOOGLE_CLOUD_PROJECT"),
         origins=tuple(verdicts.other_origins(resolved, public_url)),
         jobs=jobs.wanted(resolved),
+        monitoring=monitoring,
     )
     return Plan(
         server,
         server_environment(resolved, public_url),
         proxy=Program(("oauth2-proxy", f"--config={config}"), proxy_environment),
         listener=Program(("gatehouse-listener",), {**kept, **listener_environment}) if listener_environment else None,
+        monitor_environment=monitor_environment(resolved) if monitoring else None,
         notes=tuple(notes),
     )
 

@@ -17,6 +17,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from gatehouse.audit.log import AuditLog
+    from gatehouse.start.figures import Figures
     from gatehouse.start.settings import Settings
 
 BACKLOG = 2048
@@ -100,10 +102,21 @@ class Descriptors:
     audit: tuple[int, ...]
 
 
-def run_worker(
-    app: ASGIApp, log: AuditLog, listener: socket.socket, descriptors: Descriptors, number: int, settings: Settings
-) -> None:
+@dataclass(frozen=True)
+class Worker:
+    """What every worker serves with; made before they are forked."""
+
+    app: ASGIApp
+    log: AuditLog
+    listener: socket.socket
+    descriptors: Descriptors
+    settings: Settings
+    figures: Figures | None
+
+
+def run_worker(worker: Worker, number: int) -> None:
     """Serve until SIGTERM or SIGINT; say ``ready`` once requests are accepted. ``number`` counts the workers from 0."""
+    log, descriptors, settings, figures = worker.log, worker.descriptors, worker.settings, worker.figures
     import uvicorn
 
     from gatehouse.upstream.protocol import Protocol
@@ -118,6 +131,8 @@ def run_worker(
             log.connect(channel)
             log.listen()
             await super().startup(sockets)
+            if figures:
+                figures.reporter.start(number)
             os.write(descriptors.control, b"ready\n")
             os.close(descriptors.control)
             if number == 0 and settings.artifacts_destination:
@@ -127,8 +142,13 @@ def run_worker(
                 timer.daemon = True
                 timer.start()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().shutdown(sockets)
+            if figures:
+                figures.reporter.stop()
+
     config = uvicorn.Config(
-        app,
+        worker.app,
         http=Protocol,
         log_config=None,
         access_log=False,
@@ -138,7 +158,21 @@ def run_worker(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
-    Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[worker.listener])
+
+
+class Clock:
+    """How long each phase took, in seconds."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        """End a phase; the next one begins."""
+        now = time.monotonic()
+        self.laps[phase] = now - self._last
+        self._last = now
 
 
 def settle() -> None:
@@ -153,25 +187,23 @@ def settle() -> None:
     gc.enable()
 
 
-def fork_workers(
-    app: ASGIApp, log: AuditLog, listener: socket.socket, descriptors: Descriptors, settings: Settings
-) -> NoReturn:
+def fork_workers(worker: Worker) -> NoReturn:
     """Fork WORKERS processes that serve, name them to the supervisor, and leave them to it.
 
     The import is shared, for the collector doesn't touch, and so copy, every page of it (``settle``).
     """
-    for number in range(settings.workers):
+    for number in range(worker.settings.workers):
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                run_worker(app, log, listener, descriptors, number, settings)
+                run_worker(worker, number)
                 code = 0
             finally:
                 logging.shutdown()
                 sys.stdout.flush()
                 os._exit(code)
-        os.write(descriptors.control, b"worker %d\n" % pid)
+        os.write(worker.descriptors.control, b"worker %d\n" % pid)
     # The supervisor is their parent now. An orderly exit would wait for threads that libraries have started.
     logging.shutdown()
     os._exit(Exit.OK)
@@ -184,6 +216,7 @@ def serve(plan: ServerPlan, descriptors: Descriptors) -> None:
         SchemaError: if the database can't be used.
     """
     settings = plan.settings
+    clock = Clock()
     google_credentials(settings, plan.run_directory)
     mlflow_app.configure(settings)
     jobs.configure(plan)
@@ -191,13 +224,24 @@ def serve(plan: ServerPlan, descriptors: Descriptors) -> None:
     schema.ensure(settings.backend_store_uri, limit_s, say, connections_needed(settings.workers))
     if settings.read_replica:
         schema.ensure_replica(settings.read_replica, REPLICA, limit_s, say)
+    clock.lap("schema")
     from gatehouse.audit.log import AuditLog
     from gatehouse.start import application
 
+    figures = None
+    if plan.monitoring:
+        from gatehouse.start.figures import Figures
+
+        figures = Figures(plan)
     log = AuditLog(descriptors.log)
-    app = application.build(plan, log)
+    app = application.build(plan, log, figures)
+    clock.lap("import")
     with schema.first_comes_first(settings.backend_store_uri):
         engines = mlflow_app.open_stores()
+    clock.lap("stores")
+    if figures:
+        figures.engines(engines)
+        figures.started(clock.laps)
     if plan.jobs:
         upstream_jobs.check()
     if settings.workers > 1:
@@ -206,10 +250,11 @@ def serve(plan: ServerPlan, descriptors: Descriptors) -> None:
             engine.dispose()
     settle()
     listener = listen(plan.run_directory / SOCKET_NAME)
+    worker = Worker(app, log, listener, descriptors, settings, figures)
     if settings.workers > 1:
-        fork_workers(app, log, listener, descriptors, settings)
+        fork_workers(worker)
     else:
-        run_worker(app, log, listener, descriptors, 0, settings)
+        run_worker(worker, 0)
 
 
 def main(argv: list[str]) -> int:

@@ -97,6 +97,16 @@ def parse_workers(value: str) -> int:
     return int(value)
 
 
+def parse_listener(value: str) -> tuple[str, int]:
+    """Return host and port that something listens on; a port alone is on every interface."""
+    host, colon, port = value.rpartition(":")
+    bracketed = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]", host)
+    well_formed = re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65535
+    if not well_formed or (colon and not bracketed and not re.fullmatch(r"[A-Za-z0-9.-]*", host)):
+        raise Invalid(f"is {value!r}, which is neither a port nor HOST:PORT", "for example 9090 or 127.0.0.1:9090")
+    return (bracketed[1] if bracketed else host or "0.0.0.0"), int(port)  # noqa: S104 - a container's port
+
+
 def parse_hops(value: str) -> int:
     """Return the number of front ends; -1 for ``auto``, which ``load`` makes a number."""
     if value == "auto":
@@ -424,6 +434,11 @@ TABLE: tuple[Setting, ...] = (
         "4",
     ),
     Setting(
+        "METRICS",
+        parse_listener,
+        "the port, or `HOST:PORT`, where Prometheus finds `/metrics` ([docs/monitoring.md](docs/monitoring.md)); never the public one",
+    ),
+    Setting(
         "TRUSTED_HOPS",
         parse_hops,
         "front ends before the public port that append to X-Forwarded-For, for the audit log's client address; `auto`: 1 on Cloud Run, else 0",
@@ -502,6 +517,7 @@ class Settings:
     workers: int
     fast_reads: bool
     read_connections: int
+    metrics: tuple[str, int] | None
     trusted_hops: int
     google_account_json_base64: str | None
     http2: bool

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from gatehouse.audit import wire as audit_wire
 from gatehouse.exit_codes import Exit
 from gatehouse.start import jobs
+from gatehouse.start.monitor import Monitor
 from gatehouse.start.output import Desk, Drain, Output, Relay
 from gatehouse.start.plan import Plan, Program
 from gatehouse.start.prepare import exit_code, prepare
@@ -41,8 +42,9 @@ LAST_LINES_S = 0.5
 PR_SET_CHILD_SUBREAPER = 36
 
 MLFLOW, PROXY, LISTENER, RUNNER = "MLflow", "OAuth2 Proxy", "the HTTP/2 listener", "the job runner"
+MONITOR = "the monitor"
 #: The order in which they end: each finishes its requests while those behind it still serve.
-ORDER = (LISTENER, PROXY, MLFLOW, RUNNER)
+ORDER = (LISTENER, PROXY, MLFLOW, RUNNER, MONITOR)
 
 
 def say(message: str) -> None:
@@ -90,9 +92,10 @@ class Supervisor:
     """One loop over all that happens: what is printed, what is audited, who ends, and what the platform asks for.
 
     :param plan: what to start.
+    :param began: when this process began to look at its settings, on the monotonic clock.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, began: float | None = None) -> None:
         self._plan = plan
         self._settings = plan.server.settings
         self._selector = selectors.DefaultSelector()
@@ -107,13 +110,16 @@ class Supervisor:
         self._desk = Desk(self.output, self.errors)
         self._drain = Drain()
         self._control: int | None = None
+        self._ending = False
         #: Whether a worker's channel was closed, and nobody has ended yet.
         self._lost = False
+        self._monitor = Monitor(plan, began or time.monotonic()) if plan.monitor_environment is not None else None
 
     def run(self) -> int:
         """Start all, wait for the end, end all; return the exit code."""
         with self._waking():
             try:
+                self._open_monitor()
                 self._start_mlflow()
                 self._await_readiness()
                 if not self._signals:
@@ -135,7 +141,8 @@ class Supervisor:
         """Start a program in a session of its own: Ctrl-C reaches this process alone, and a session is ended as one."""
         path = program.environment.get("PATH", "")
         executable = shutil.which(program.command[0], path=path) or program.command[0]
-        relays = [Relay(part, self.output), Relay(part, self.errors)]
+        seen = self._monitor.see_line if self._monitor and part == PROXY else None
+        relays = [Relay(part, self.output, seen), Relay(part, self.errors, seen)]
         process = subprocess.Popen(
             program.command, executable=executable, env=dict(program.environment), stdin=subprocess.DEVNULL,
             stdout=relays[0].writing, stderr=relays[1].writing, start_new_session=True, **arguments,
@@ -219,6 +226,21 @@ class Supervisor:
             self._spawn(LISTENER, self._plan.listener)
         if self._plan.server.jobs:
             self._spawn(RUNNER, jobs.runner(self._plan.server, self._plan.server_environment))
+        if self._monitor:
+            self._monitor.opened()
+            self._start_monitor()
+
+    def _open_monitor(self) -> None:
+        try:
+            if self._monitor:
+                self._monitor.open()
+        except OSError as error:
+            text = f"METRICS' port can't be listened on: {error.strerror}"
+            raise Failed(Exit.CANNOT_CREATE, text, "set METRICS to another port") from None
+
+    def _start_monitor(self) -> None:
+        assert self._monitor is not None  # noqa: S101 - for mypy
+        self._spawn(MONITOR, self._monitor.program(), pass_fds=self._monitor.descriptors())
 
     # --- The loop ------------------------------------------------------------------------------------------------
 
@@ -245,10 +267,14 @@ class Supervisor:
 
     def _turn(self, limit: float | None = None) -> None:
         """Do what there is to do, after waiting for it at most so many seconds."""
-        waits = [seconds for seconds in (limit, self._desk.judge(), 0.1 if self._lost else None) if seconds is not None]
+        look = self._monitor.look(self.output.waiting) if self._monitor else None
+        candidates = (limit, self._desk.judge(), 0.1 if self._lost else None, look)
+        waits = [seconds for seconds in candidates if seconds is not None]
         for key, _ in self._selector.select(max(0.0, min(waits)) if waits else None):
             key.data()
         self._reap()
+        if self._monitor and self._monitor.is_due() and not self._ended and not self._signals:
+            self._start_monitor()
 
     def _reap(self) -> None:
         """Note who has ended."""
@@ -262,6 +288,13 @@ class Supervisor:
             child = self._children.pop(pid, None)
             if child is None:
                 continue  # an orphan of a child
+            if child.part == MONITOR and self._monitor is not None:
+                # Figures that are missing are no reason to end what they are about.
+                self._groups.discard(pid)
+                self._monitor.ended()
+                if not self._ending:
+                    say(f"error: {MONITOR} ended ({describe(status)}); it is started again")
+                continue
             if child.name == MLFLOW and status == 0:
                 self._hear()
                 if any(other.part == MLFLOW for other in self._children.values()):
@@ -288,10 +321,11 @@ class Supervisor:
     def _end(self) -> int:
         """End all that still runs, in order; return OK, or CUT_OFF if requests were still running at the limit."""
         code = Exit.OK
+        self._ending = True
         limit = self._settings.shutdown_timeout
         deadline = time.monotonic() + limit
         for part in ORDER:
-            if part in {MLFLOW, RUNNER}:
+            if part in {MLFLOW, RUNNER, MONITOR}:
                 # However long those in front of it took: it has time for what it is doing.
                 deadline = max(deadline, time.monotonic() + LAST_WRITES_S)
             if not self._end_part(part, deadline):
@@ -318,7 +352,8 @@ class Supervisor:
             _kill(os.kill, child.pid, signal.SIGKILL)
         while running() and time.monotonic() < deadline + 1:
             self._turn(0.1)
-        return not late
+        # Nobody's request is cut off with the figures.
+        return not late or part == MONITOR
 
     def _flush(self) -> None:
         """Write what the children left behind; what nobody reads on stdout goes to stderr."""
@@ -388,6 +423,7 @@ def check_streams() -> None:
 
 def check_and_start(template: Path) -> int:
     """Check everything, and if nothing is wrong run until the end; return the exit code."""
+    began = time.monotonic()
     try:
         check_streams()
         with run_directory() as folder:
@@ -400,7 +436,7 @@ def check_and_start(template: Path) -> int:
             for note in plan.notes:
                 say(f"note: {note}")
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-            return Supervisor(plan).run()
+            return Supervisor(plan, began).run()
     except Failed as failure:
         say(f"error: {failure.message}\n    fix: {failure.fix}")
         return failure.code

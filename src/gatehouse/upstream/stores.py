@@ -60,3 +60,8 @@ def deleted_logged_models(store: Any, older_than_ms: int) -> list[str]:
     """Return the ids of logged models that were deleted at least so many milliseconds ago."""
     found: list[str] = store._get_deleted_logged_models(older_than=older_than_ms)
     return found
+
+
+def most_connections(pool: Any) -> int:
+    """Return how many connections a pool of SQLAlchemy's may have at once; its overflow has no public name."""
+    return int(pool.size() + max(0, pool._max_overflow))

@@ -204,7 +204,9 @@ class Connections:
         self._arguments = functools.cache(arguments)
         self._limit_s = limit_s
         self._statement_limit_s = statement_limit_s
-        self._turns = Turns(size)
+        self.turns = Turns(size)
+        #: Connections that were made.
+        self.made = 0
         self._pooled = False
         self._idle: list[Connection] = []
 
@@ -219,7 +221,7 @@ class Connections:
             psycopg2.Error: if it fails.
             Unavailable: if no connection could be made in time.
         """
-        async with self._turns.turn(who):
+        async with self.turns.turn(who):
             while True:
                 connection = await self._take()
                 try:
@@ -241,6 +243,11 @@ class Connections:
                 self._idle.append(connection)
                 return rows
 
+    @property
+    def idle(self) -> int:
+        """Connections that nobody uses."""
+        return sum(connection.is_alive for connection in self._idle)
+
     async def _take(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
@@ -248,6 +255,7 @@ class Connections:
                 return connection
         if self._pooled:
             raise Pooled
+        self.made += 1
         try:
             return await Connection.open(self._arguments(), self._limit_s, self._statement_limit_s)
         except Pooled:

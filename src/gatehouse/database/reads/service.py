@@ -69,7 +69,7 @@ class Reads:
         limit_s: float = 60.0,
     ) -> None:
         self.limit_s = limit_s
-        self._connections = Connections(arguments, size, CONNECT_TIMEOUT_S, limit_s)
+        self.connections = Connections(arguments, size, CONNECT_TIMEOUT_S, limit_s)
         self._taken = frozenset(key for key in requests.OPERATIONS if key[0] not in without)
 
     def takes(self, operation: str | None, method: str) -> bool:
@@ -86,7 +86,7 @@ class Reads:
         """
         try:
             query = requests.query(operation, method, query_string, content_type, body)
-            rows = await self._connections.fetch(query.statement, query.types, query.values, who)
+            rows = await self.connections.fetch(query.statement, query.types, query.values, who)
             if len(rows) > _MANY_ROWS:
                 return await asyncio.to_thread(query.finish, rows)
             return query.finish(rows)
