@@ -27,6 +27,7 @@ SLOW = {
     "server": "an object store that is built first, or a server of the test's own",
     "wire": "an object store that is built first",
     "google_store": "an object store that is built first",
+    "watched": "a gate of two workers that Prometheus scrapes",
     "signed_bucket": "an object store that is built first",
     "direct": "an object store that is built first",
     "site": "gates behind a front end",

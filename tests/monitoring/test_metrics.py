@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -13,108 +12,22 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import yaml
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from prometheus_client.parser import text_string_to_metric_families
 
 from gatehouse.monitoring.layer import REASONS
 from gatehouse.monitoring.table import METRICS
 from gatehouse.operations.table import OPERATIONS
 from local.go_program import ROOT
-from tests.support import Gate, Postgres, Provider, free_port, missing, wait_for
+from tests.monitoring.parts import Watched
+from tests.support import Gate, free_port, missing, wait_for
 
 MONITORING = ROOT / "deploy" / "monitoring"
 API = "/api/2.0/mlflow"
-
-
-class Receiver:
-    """Takes what is pushed by OTLP over HTTP, as OpenTelemetry's collector does."""
-
-    def __init__(self) -> None:
-        self.requests: list[ExportMetricsServiceRequest] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                receiver.requests.append(ExportMetricsServiceRequest.FromString(body))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, format: str, *arguments: Any) -> None:
-                """Say nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1/metrics"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def last(self, name: str) -> Any:
-        """Return a metric of the newest push, or None."""
-        for request in self.requests[-1:]:
-            for metric in request.resource_metrics[0].scope_metrics[0].metrics:
-                if metric.name == name:
-                    return metric
-        return None
-
-
-class Watched:
-    """A gate with METRICS, and what a scraper reads of it."""
-
-    def __init__(self, gate: Gate, address: str, receiver: Receiver, policy: Path) -> None:
-        self.gate = gate
-        self.url = f"http://{address}/metrics"
-        self.receiver = receiver
-        self.policy = policy
-
-    def text(self) -> str:
-        answer = requests.get(self.url, timeout=20)
-        assert answer.status_code == 200
-        return answer.text
-
-    def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        families = text_string_to_metric_families(self.text())
-        return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
-
-    def sum(self, name: str, **labels: str) -> float:
-        """Return the sum of all series that have these labels."""
-        found = self.samples().items()
-        return sum(value for (each, pairs), value in found if each == name and labels.items() <= dict(pairs).items())
-
-    def wait(self, condition: Callable[[], Any], what: str) -> Any:
-        return wait_for(condition, what, 60, lambda: self.text() + self.gate.log()[-4000:])
-
-
-@pytest.fixture(scope="module")
-def watched(provider: Provider, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    folder = tmp_path_factory.mktemp("watched")
-    receiver = Receiver()
-    policy = folder / "policy.yaml"
-    shutil.copy(ROOT / "local" / "access.yaml", policy)
-    address = f"127.0.0.1:{free_port()}"
-    gate = Gate(
-        folder / "gate",
-        provider,
-        BACKEND_STORE_URI=postgres.create("watched"),
-        ACCESS_POLICY=str(policy),
-        WORKERS="2",
-        METRICS=address,
-        OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=receiver.url,
-        OTEL_METRIC_EXPORT_INTERVAL="500",
-    )
-    try:
-        gate.start().wait_ready()
-        yield Watched(gate, address, receiver, policy)
-    finally:
-        gate.stop()
-        receiver.server.shutdown()
 
 
 def test_every_request_is_counted_once_whichever_worker_answered(watched: Watched) -> None:
@@ -464,3 +377,14 @@ def test_its_port_is_its_own(make_gate: Callable[..., Gate]) -> None:
         gate = make_gate(METRICS=f"127.0.0.1:{taken.getsockname()[1]}").start()
         assert gate.wait_end() == 73
     assert "which another program listens on" in gate.log()
+
+
+def test_the_page_lists_what_there_is() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    table = page.partition("<!-- metrics -->")[2].partition("<!-- /metrics -->")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \| (.*) \|$", table, re.M)
+    there = [
+        (name, metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.help)
+        for name, metric in METRICS.items()
+    ]
+    assert rows == there

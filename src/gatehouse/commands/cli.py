@@ -18,6 +18,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "migrate": ("gatehouse.commands.migrate", "upgrade the database's schema to the installed MLflow's"),
     "gc": ("gatehouse.commands.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),
+    "status": (
+        "gatehouse.commands.status",
+        "what matters now: versions, pools, slow operations, what is misconfigured",
+    ),
     "health": ("gatehouse.commands.health", "exit with 0 if the gate and MLflow behind it answer"),
 }
 #: What somebody may look for here and finds in the client's command.

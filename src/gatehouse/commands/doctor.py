@@ -19,6 +19,8 @@ from pathlib import Path
 from gatehouse.exit_codes import Exit
 
 NETWORK_TIMEOUT_S = 10
+#: What a start says of a port that it can't have (prepare.check_port).
+TAKEN = "which another program listens on"
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Finding:
     code: int = Exit.OK
 
 
-def look_at_settings(template: Path) -> Iterator[Finding]:
-    """Check the settings as start.sh does."""
+def look_at_settings(template: Path, is_running: bool = False) -> Iterator[Finding]:
+    """Check the settings as start.sh does; of a gate that runs, its own ports are taken."""
     from gatehouse.start.prepare import exit_code, prepare
     from gatehouse.start.settings import SettingsError
 
@@ -40,10 +42,12 @@ def look_at_settings(template: Path) -> Iterator[Finding]:
         try:
             prepare(os.environ, template, Path(folder))
         except SettingsError as error:
-            for problem in sorted(set(error.problems)):
-                yield Finding("settings", False, str(problem), exit_code(error.problems))
-        else:
-            yield Finding("settings", True, "all settings are well formed")
+            problems = [each for each in set(error.problems) if not (is_running and TAKEN in each.what)]
+            for problem in sorted(problems):
+                yield Finding("settings", False, str(problem), exit_code(problems))
+            if problems:
+                return
+        yield Finding("settings", True, "all settings are well formed")
 
 
 def settings_needed() -> int:
@@ -145,13 +149,17 @@ def look_at_issuer() -> Iterator[Finding]:
     yield Finding("identity provider", True, f"{issuer} answers")
 
 
-def examine(template: Path, database_limit_s: float) -> list[Finding]:
-    """Look at every part; one that fails doesn't hide another."""
+def examine(template: Path, database_limit_s: float, is_running: bool = False) -> list[Finding]:
+    """Look at every part; one that fails doesn't hide another.
+
+    Args:
+        is_running: whether a gate with these settings runs now.
+    """
     from gatehouse.start.settings import read_secret_files
 
     os.environ.update(read_secret_files(os.environ)[0])
     parts: list[Callable[[], Iterator[Finding]]] = [
-        lambda: look_at_settings(template),
+        lambda: look_at_settings(template, is_running),
         lambda: look_at_database(database_limit_s),
         look_at_artifacts,
         look_at_issuer,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The socket, in the private folder of the start.
 SOCKET_NAME = "notes.sock"
+#: Where the sums of the last hour can be asked for, there too.
+STATE_SOCKET_NAME = "state.sock"
 #: Where oauth2-proxy tells its own figures, there too.
 PROXY_SOCKET_NAME = "proxy-metrics.sock"
 #: Notes in a datagram; the kernel takes some 200 KiB at once.
@@ -54,12 +56,14 @@ class Notes:
         self._values: dict[tuple[str, Labels], float] = {}
         self._told: dict[tuple[str, Labels], float] = {}
         self._times: dict[tuple[str, Labels], list[float]] = {}
+        self._counted: set[tuple[str, Labels]] = set()
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
         """Add to a counter."""
         key = (name, labels)
         with self._lock:
             self._counts[key] = self._counts.get(key, 0) + by
+            self._counted.add(key)
 
     def set(self, name: str, *labels: str, to: float) -> None:
         """Set a gauge; the same value as before isn't sent again."""
@@ -81,8 +85,9 @@ class Notes:
             slots[-1] = max(slots[-1], seconds)
 
     def again(self) -> None:
-        """Send every gauge again next time: whoever had heard them has gone."""
+        """Send every gauge again next time, and that there are these counters: whoever had heard them may have gone."""
         with self._lock:
+            self._counts = {**dict.fromkeys(self._counted, 0.0), **self._counts}
             self._values = {**self._told, **self._values}
 
     def send(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -25,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from gatehouse.exit_codes import Exit
-from gatehouse.monitoring.notes import LONGEST, PROXY_SOCKET_NAME
+from gatehouse.monitoring.notes import LONGEST, PROXY_SOCKET_NAME, STATE_SOCKET_NAME
 from gatehouse.monitoring.sums import Sums
 
 if TYPE_CHECKING:
@@ -98,19 +99,40 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing of each scrape."""
 
 
+class StateHandler(Handler):
+    """Answers ``gatehouse status``, by a private socket."""
+
+    def do_GET(self) -> None:
+        """Answer with the state, whatever the path."""
+        body = json.dumps(self.server.sums.state()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        """Return nobody's address: a Unix socket has none."""
+        return ""
+
+
 class Server(ThreadingHTTPServer):
     """Serves scrapes on a socket that is open already, a few at a time.
 
     :param listener: the socket.
-    :param registry: what is told.
+    :param sums: what is told.
+    :param registry: the same and the proxy's, in Prometheus' form.
+    :param handler: answers.
     """
 
     daemon_threads = True
 
-    def __init__(self, listener: socket.socket, registry: CollectorRegistry) -> None:
-        super().__init__(("", 0), Handler, bind_and_activate=False)
+    def __init__(
+        self, listener: socket.socket, sums: Sums, registry: CollectorRegistry, handler: type[Handler] = Handler
+    ) -> None:
+        super().__init__(("", 0), handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
+        self.sums = sums
         self.registry = registry
         self._places = threading.BoundedSemaphore(MOST_SCRAPES)
 
@@ -133,6 +155,16 @@ class Server(ThreadingHTTPServer):
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             print(f"gatehouse monitor: error: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+
+def private_listener(path: Path) -> socket.socket:
+    """Return a listening Unix socket that only this user can connect to; one that was left there goes."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(MOST_SCRAPES)
+    return listener
 
 
 def hear(notes: socket.socket, sums: Sums) -> None:
@@ -162,11 +194,13 @@ def main(argv: list[str]) -> int:
     notes = socket.socket(fileno=arguments.notes)
     notes.setblocking(True)
     threading.Thread(target=hear, args=[notes, sums], daemon=True).start()
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in collectors:
+        registry.register(collector)
+    servers = [Server(private_listener(arguments.run_directory / STATE_SOCKET_NAME), sums, registry, StateHandler)]
     if arguments.listener is not None:
-        registry = CollectorRegistry(auto_describe=False)
-        for collector in collectors:
-            registry.register(collector)
-        server = Server(socket.socket(fileno=arguments.listener), registry)
+        servers.append(Server(socket.socket(fileno=arguments.listener), sums, registry))
+    for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     push = None
     if os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):

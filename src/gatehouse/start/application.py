@@ -38,10 +38,12 @@ from gatehouse.public.readiness import ReadinessLayer
 from gatehouse.stamping import rows
 from gatehouse.stamping.current import tell_flask
 from gatehouse.stamping.layer import StampingLayer
+from gatehouse.start import status
 from gatehouse.ui import static
 from gatehouse.ui.account import AccountLayer
 from gatehouse.ui.page import UiLayer
 from gatehouse.ui.static import StaticLayer
+from gatehouse.ui.status import StatusLayer
 from gatehouse.upstream import application as upstream_application
 from gatehouse.upstream import security
 
@@ -72,6 +74,7 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
     budget = Budget(capacity(settings.workers))
     bodies = Bodies(budget)
     store = urlsplit(settings.artifacts_destination or "none:").scheme
+    gatherer = status.Gatherer(settings, plan.run_directory, policy, plan.monitoring)
     layers: list[Layer] = [
         # With METRICS: counts whatever answer leaves.
         *([partial(MonitoringLayer, notes=figures.notes, store=store)] if figures else []),
@@ -101,6 +104,7 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
             origins=[*plan.origins, settings.public_url or ""],
         ),
         NoRedirectLayer,
+        partial(StatusLayer, policy=policy, gather=gatherer, rows=status.rows),
         partial(AccountLayer, policy=policy),
         partial(AccessLayer, router=Router(mlflow, flask), policy=policy, bodies=bodies, log=log),
         partial(BodyLayer, bodies=bodies),

@@ -51,6 +51,8 @@ class Figures:
             "gatehouse_build_info", __version__, mlflow.__version__, python, os.environ.get("K_REVISION", ""), to=1
         )
 
+        # A rate needs a beginning.
+        self.notes.count("gatehouse_requests_total", "none", "none", "unknown", "failed", by=0)
         for name, seconds in phases.items():
             self.notes.set("gatehouse_start_phase_seconds", name, to=round(seconds, 4))
 
@@ -108,6 +110,7 @@ class Figures:
         def connected(*_: Any) -> None:
             self.notes.count("gatehouse_database_connects_total", "mlflow")
 
+        self.notes.count("gatehouse_database_connects_total", "mlflow", by=0)
         for engine in engines:
             event.listen(engine, "connect", connected)
 
@@ -130,8 +133,7 @@ class Figures:
 
     def _count_jobs(self, engine: Engine) -> None:
         with engine.connect() as connection:
-            found: dict[int, int] = dict(
-                connection.execute(text("SELECT status, COUNT(*) FROM jobs GROUP BY status")).tuples().all()
-            )
+            rows = connection.execute(text("SELECT status, COUNT(*) FROM jobs GROUP BY status"))
+            found = {int(status): int(count) for status, count in rows}
         for number, status in enumerate(JOB_STATUS):
             self.notes.set("gatehouse_jobs", status, to=found.get(number, 0))

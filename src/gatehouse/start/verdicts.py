@@ -280,7 +280,7 @@ MLFLOW: Mapping[str, Row] = {
     **_refused(
         "MLFLOW_EXPOSE_PROMETHEUS",
         "MLflow's own /metrics isn't served",
-        "unset it; OAUTH2_PROXY_METRICS_ADDRESS=:9100 serves the proxy's",
+        "unset it; METRICS=9090 serves the gate's figures, MLflow's operations among them",
     ),
     **_refused("MLFLOW_EXPERIMENTAL_S3_SIGNATURE_VERSION", _STORES),
     **_refused("MLFLOW_SERVER_PID MLFLOW_HOME", "it is MLflow's own, between its processes"),
