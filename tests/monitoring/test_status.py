@@ -93,12 +93,13 @@ def test_a_setting_that_is_wrong_is_told_with_its_fix_and_its_exit_code(watched:
 def test_without_figures_it_says_how_to_have_them(gate: Gate) -> None:
     # Without a policy nobody is an admin: the page is nobody's.
     assert gate.session("alice").get(f"{gate.url}/gatehouse/status").status_code == 403
+    from gatehouse.policy.file import PolicyFile
     from gatehouse.policy.source import PolicySource
     from gatehouse.start.settings import load
     from gatehouse.start.status import Gatherer, rows
 
     settings = load(gate.environment)
-    found = Gatherer(settings, gate.folder, PolicySource(None, "development"), monitoring=False)()
+    found = Gatherer(settings, gate.folder, PolicySource(PolicyFile.read(None, "development")), monitoring=False)()
     assert all(each["ok"] for each in found["findings"]), found["findings"]
     assert ("figures", found["no_figures"]) in rows(found)
     assert "METRICS=127.0.0.1:9090" in found["no_figures"]
