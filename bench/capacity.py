@@ -1,4 +1,6 @@
-"""`python -m bench.capacity`: from the figures at the top of docs/capacity.md, the tables of connections and costs below them.
+"""`python -m bench.capacity`:
+
+from the figures at the top of docs/capacity.md, the tables of connections and costs below them.
 
 Prints both; tests/deploy/test_capacity.py compares them with the page. Prices are deploy/cost.py's; its caveats hold
 here too.

@@ -1,4 +1,6 @@
-"""What is in the databases that are compared: the same runs, written by SQL into MLflow's schema and into FastTrackML's.
+"""What is in the databases that are compared:
+
+the same runs, written by SQL into MLflow's schema and into FastTrackML's.
 
 Through either's own API the large experiment would take hours. The two schemas are close: FastTrackML began as
 MLflow's.
@@ -85,7 +87,9 @@ FASTTRACKML = Dialect(
 
 @dataclass(frozen=True)
 class Seeded:
-    """The ids of what was seeded: the experiment of 1,000 runs with some of them, the large one (or None), and runs in training.
+    """The ids of what was seeded:
+
+    the experiment of 1,000 runs with some of them, the large one (or None), and runs in training.
 
     The next experiment after the first is that of the runs in training.
     """

@@ -54,14 +54,20 @@ def seed(database: str, large_runs: int = 0) -> Requests:
     engine = schema.make_engine(database)
     with schema.exclusive(engine) as connection:
         # As MLflow does when it is first started.
-        default = "INSERT INTO experiments VALUES (0, 'Default', 'mlflow-artifacts:/0', 'active', 0, 0) ON CONFLICT DO NOTHING"
+        default = (
+            "INSERT INTO experiments VALUES (0, 'Default', 'mlflow-artifacts:/0', 'active', 0, 0) ON CONFLICT DO "
+            "NOTHING"
+        )
         connection.exec_driver_sql(default)
         connection.commit()
     return Requests(data.seed(database.replace("postgresql+psycopg2:", "postgresql:"), data.MLFLOW, large_runs))
 
 
 class Requests:
-    """The calls that are measured: on a run with a history, on all, and new values of the metrics of some in training."""
+    """The calls that are measured:
+
+    on a run with a history, on all, and new values of the metrics of some in training.
+    """
 
     def __init__(self, seeded: data.Seeded) -> None:
         run = seeded.runs[0]

@@ -1,4 +1,6 @@
-"""`make bench SCENARIOS=scale`, or `python -m bench.scale`: one, two and four gates behind one balancer, on one database.
+"""`make bench SCENARIOS=scale`, or `python -m bench.scale`:
+
+one, two and four gates behind one balancer, on one database.
 
 For each call that a training loop makes most: requests per second, what the gates' processes spend of a processor on
 one request, and how many connections to the database they hold under that load. Everything shares this machine's

@@ -139,7 +139,10 @@ def is_running(pid: int) -> bool:
 
 
 def fasttrackml(database: str, folder: Path) -> SetUp:
-    """Return FastTrackML, a tracking server in Go with MLflow's API of version 2: without a proxy, and so without a sign-in."""
+    """Return FastTrackML, a tracking server in Go with MLflow's API of version 2:
+
+    without a proxy, and so without a sign-in.
+    """
     port = free_port()
     program = environments.install("fasttrackml") / "fml"
     options = [

@@ -1,4 +1,6 @@
-"""An environment: its file, with what follows from it (names, URLs, limits that settings share). Every problem is told at once, with its path.
+"""An environment: its file, with what follows from it (names, URLs, limits that settings share).
+
+Every problem is told at once, with its path.
 
 Sources, the later winning: the defaults of `deploy.settings`, `deploy/environments/NAME.yaml`, the variables `DEPLOY_…`
 (for CI): the path in the file in capitals, `DEPLOY_SQL_TIER` for `sql/tier`, its value read as YAML.
@@ -358,7 +360,8 @@ def _cross_checks(config: Config) -> list[str]:
     # The number has at most 13 digits, the longest prefix is the candidate's.
     if len(f"{CANDIDATE}---{name}-{'0' * 13}") > LABEL_LIMIT:
         problems.append(
-            f"names/service: {name} is too long: {CANDIDATE}---{name}-PROJECTNUMBER must fit in {LABEL_LIMIT} characters"
+            f"names/service: {name} is too long: {CANDIDATE}---{name}-PROJECTNUMBER must fit in {LABEL_LIMIT} "
+            "characters"
             f" ({LABEL_LIMIT - len(CANDIDATE) - 17} for the name), or the URL would not be known in advance"
         )
     if not 6 <= len(config.names.service_account) <= 30:
@@ -396,7 +399,8 @@ def _service_checks(config: Config) -> list[str]:
         problems.append(f"service/memory: {service.memory}: the second generation of Cloud Run needs 512Mi")
     elif not least <= memory <= most:
         problems.append(
-            f"service/memory: {service.memory} doesn't go with service/cpu {service.cpu}: Cloud Run takes {least}Mi to {most}Mi with it"
+            f"service/memory: {service.memory} doesn't go with service/cpu {service.cpu}: Cloud Run takes {least}Mi to "
+            f"{most}Mi with it"
         )
     if bool(service.network) != bool(service.subnet):
         problems.append("service/network and service/subnet: one needs the other")
@@ -404,7 +408,8 @@ def _service_checks(config: Config) -> list[str]:
         problems.append("service/egress: all-traffic needs service/network and service/subnet to send it through")
     if service.ingress != "all" and not config.settings.public_url:
         problems.append(
-            f"service/ingress: {service.ingress} closes the run.app address: set public_url to the load balancer's (docs/deploy.md)"
+            f"service/ingress: {service.ingress} closes the run.app address: set public_url to the load balancer's "
+            "(docs/deploy.md)"
         )
     clash = set(service.env) & set(MANAGED)
     problems += [f"service/env/{key}: is set by the deploy tool; use its own setting" for key in sorted(clash)]
@@ -425,7 +430,8 @@ def _database_checks(config: Config) -> list[str]:
         cpus, size = (int(part) for part in sql.tier.split("-")[2:])
         if (cpus != 1 and cpus % 2) or not cpus * 922 <= size <= cpus * 6656 or size < 3840 or size % 256:
             problems.append(
-                f"sql/tier: {sql.tier}: one or an even number of CPUs; 0.9 to 6.5 GB each, at least 3840 MB, in steps of 256 MB"
+                f"sql/tier: {sql.tier}: one or an even number of CPUs; 0.9 to 6.5 GB each, at least 3840 MB, in steps "
+                "of 256 MB"
             )
     if not sql.flags.get("max_connections", "100").isdigit():
         problems.append("sql/flags/max_connections: must be a number")
@@ -434,7 +440,8 @@ def _database_checks(config: Config) -> list[str]:
     if used > allowed:
         problems.append(
             f"sql/tier: {sql.tier} allows {allowed} connections (and {RESERVED} for its administrators), but"
-            f" {service.max_instances} instances (and one during a release) with {service.workers} workers can open {used};"
+            f" {service.max_instances} instances (and one during a release) with {service.workers} workers can open "
+            f"{used};"
             " take a larger tier or fewer instances"
         )
     return problems

@@ -3,9 +3,10 @@
 US dollars, us-central1 (Iowa), on demand, without taxes and discounts; other regions cost up to 40 % more. Where each
 figure comes from:
 
-* Cloud SQL Enterprise, CPU and memory: "Google Cloud SQL Pricing", usage.ai, May 2026, which quotes cloud.google.com/sql/pricing.
-* The rest is written down from Google's pages "Cloud SQL pricing", "Cloud Run pricing" (tier 1), "Secret Manager pricing" and "Artifact
-  Registry pricing" without being able to open them: **not verified**.
+* Cloud SQL Enterprise, CPU and memory: "Google Cloud SQL Pricing", usage.ai, May 2026, which quotes
+  cloud.google.com/sql/pricing.
+* The rest is written down from Google's pages "Cloud SQL pricing", "Cloud Run pricing" (tier 1), "Secret Manager
+  pricing" and "Artifact Registry pricing" without being able to open them: **not verified**.
 
 Take the sum as an order of magnitude; the calculator (cloud.google.com/products/calculator) has the truth.
 """

@@ -1,4 +1,7 @@
-"""What to say when a right is missing: which one, who can give it, and by which command. Asked of Google, not read out of its words."""
+"""What to say when a right is missing: which one, who can give it, and by which command.
+
+Asked of Google, not read out of its words.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,25 @@ def explain(config: Config, google: Google, error: CloudError) -> str:
         return str(error)
     if error.permission in {"", "storage.buckets.get"} and "/storage/v1/b/" in error.what and "/iam" not in error.what:
         return (
-            f"{error.message}\nEither another project has a bucket of this name (names are shared by all of Google Cloud): set names/bucket"
+            f"{error.message}\nEither another project has a bucket of this name (names are shared by all of Google "
+            "Cloud): set names/bucket"
             " in the environment's\n  file. Or it is yours and you may not see it: you need roles/storage.admin on"
             f" {config.project}."
         )
     missing = [error.permission] if error.permission in ROLES else _lacking(config, google)
     if not missing:
-        return f"{error.message}\nA right is missing, and Google does not say which; python -m deploy doctor {config.given} looks for it."
+        return (
+            f"{error.message}\nA right is missing, and Google does not say which; python -m deploy doctor "
+            f"{config.given} looks for it."
+        )
     return "\n".join([error.message, *grants(config, missing)])
 
 
 def _lacking(config: Config, google: Google) -> list[str]:
-    """Return the rights that this tool uses and the caller has not got on the project; none where that can't be told."""
+    """Return the rights that this tool uses and the caller has not got on the project.
+
+    None where that can't be told.
+    """
     try:
         return google.lacking(config.project, list(ROLES))
     except CloudError:
@@ -53,7 +63,8 @@ def grants(config: Config, missing: list[str]) -> list[str]:
         lines.append(f"  {grant} --member=user:YOU@YOUR.DOMAIN --role={role}{end}")
     if BOOTSTRAP in missing:
         lines.append(
-            f"Or that person makes every grant of this environment once: python -m deploy bootstrap {config.given}; a deployer needs no"
+            f"Or that person makes every grant of this environment once: python -m deploy bootstrap {config.given}; a "
+            "deployer needs no"
             " right over the project's own grants."
         )
     return lines

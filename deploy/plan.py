@@ -1,4 +1,7 @@
-"""The plan: what is there, compared with what is wanted, as steps with their gcloud commands. Pure: nothing runs here."""
+"""The plan: what is there, compared with what is wanted, as steps with their gcloud commands.
+
+Pure: nothing runs here.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,10 @@ def client_id(config: Config, state: State) -> str:
 
 
 def versions(config: Config, state: State) -> dict[str, str]:
-    """Return the version that the service is to get of each secret: the one that it has, the newest, or the one to be made."""
+    """Return the version that the service is to get of each secret:
+
+    the one that it has, the newest, or the one to be made.
+    """
     chosen = {}
     for secret in secrets.wanted(config):
         name, kept = config.names.secret(secret.key), state.secrets.get(secret.key)
@@ -388,7 +394,8 @@ def _release(plan: Plan, config: Config, state: State, client: str) -> None:
             title, argv = f"an old release's backup {identity} goes", database.delete_backup(config, identity)
             plan.add(Step(f"prune/{identity}", "run", title, argv, needs=("smoke", "traffic", "untag")))
     plan.notes.append(
-        "Cloud Run's own invoker check is off on purpose: oauth2-proxy in the container is the gate, and that check would strip the"
+        "Cloud Run's own invoker check is off on purpose: oauth2-proxy in the container is the gate, and that check "
+        "would strip the"
         " signature of the tokens it has to verify."
     )
 

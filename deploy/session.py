@@ -61,7 +61,10 @@ class Session:
             raise Stop(str(error)) from None
 
     def token(self, audience: str) -> str:
-        """Return an identity token of who deploys: MLFLOW_TRACKING_TOKEN, an account's, or gcloud's. Raises CloudError."""
+        """Return an identity token of who deploys: MLFLOW_TRACKING_TOKEN, an account's, or gcloud's.
+
+        Raises CloudError.
+        """
         know = self.gcloud.redactor.know
         if given := os.environ.get("MLFLOW_TRACKING_TOKEN", ""):
             return know(given)
@@ -79,7 +82,8 @@ class Session:
             raise CloudError(
                 error.what, "denied", f"no identity token of {account}: {error.message}",
                 f"Who deploys needs roles/iam.serviceAccountOpenIdTokenCreator on it:\n  gcloud iam service-accounts"
-                f" add-iam-policy-binding {account} --member=user:YOU@YOUR.DOMAIN --role=roles/iam.serviceAccountOpenIdTokenCreator",
+                f" add-iam-policy-binding {account} --member=user:YOU@YOUR.DOMAIN "
+                "--role=roles/iam.serviceAccountOpenIdTokenCreator",
             ) from None  # fmt: skip
         return know(str(answer["token"]))
 
@@ -113,7 +117,8 @@ def oauth_client(path: str) -> tuple[str, str, list[str]]:
         return str(client["client_id"]), str(client["client_secret"]), list(client.get("redirect_uris", []))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise Stop(
-            f"{path}: is not an OAuth client's JSON file ({type(error).__name__}). In the console, the client's page has «Download JSON»."
+            f"{path}: is not an OAuth client's JSON file ({type(error).__name__}). In the console, the client's page "
+            "has «Download JSON»."
         ) from None
 
 

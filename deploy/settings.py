@@ -94,15 +94,18 @@ class Service(Section):
     workers: int = Field(default=1, ge=1, le=16, description="Processes of MLflow in one instance.")
     http2: bool = Field(
         default=True,
-        description="End-to-end HTTP/2: Cloud Run refuses no upload over 32 MiB. false saves a fraction of a millisecond a request.",
+        description="End-to-end HTTP/2: Cloud Run refuses no upload over 32 MiB. false saves a fraction of a millisecond a "
+        "request.",
     )
     direct_transfers: bool = Field(
         default=False,
-        description="Large artifacts go straight to the bucket by signed URLs: the service's account gets the right to sign as itself.",
+        description="Large artifacts go straight to the bucket by signed URLs: the service's account gets the right to sign "
+        "as itself.",
     )
     ingress: Literal["all", "internal", "internal-and-cloud-load-balancing"] = Field(
         default="all",
-        description="From where requests may come. Anything but all needs public_url: a load balancer's address, or one inside the network.",
+        description="From where requests may come. Anything but all needs public_url: a load balancer's address, or one "
+        "inside the network.",
     )
     network: Network | None = Field(
         default=None,
@@ -140,7 +143,8 @@ class Sql(Section):
     deletion_protection: bool = False
     network: Network | None = Field(
         default=None,
-        description="A VPC network with private services access, for a database without a public address; a Shared VPC's by its full name.",
+        description="A VPC network with private services access, for a database without a public address; a Shared VPC's by "
+        "its full name.",
     )
     subnet: Subnet | None = Field(
         default=None, description="The subnet through which the service reaches that network."
@@ -156,7 +160,8 @@ class Bucket(Section):
     prefix: Annotated[str, matches(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$")] = "artifacts"
     lifecycle: Filled | None = Field(
         default=None,
-        description="A file with lifecycle rules in Cloud Storage's own format, relative to this one (default: deploy/lifecycle.json).",
+        description="A file with lifecycle rules in Cloud Storage's own format, relative to this one (default: "
+        "deploy/lifecycle.json).",
     )
 
 
@@ -183,7 +188,8 @@ class Settings(Section):
 
     project: Account = Field(description="The Google Cloud project's id (not its number).")
     region: Annotated[str, matches(r"^[a-z]+-[a-z]+[0-9]+$")] = Field(
-        description="Where everything lives: the service, the database and its backups, the bucket, the secrets, the image and its build."
+        description="Where everything lives: the service, the database and its backups, the bucket, the secrets, the image and "
+        "its build."
     )
     namespace: Annotated[str, matches(r"^[a-z0-9]([a-z0-9-]{0,21}[a-z0-9])?$")] = Field(
         description="What tells this environment's resources from the others': mlflow-NAMESPACE. At most 23 characters."
@@ -200,7 +206,8 @@ class Settings(Section):
     image: Filled = Field(
         default="cloudbuild",
         description=(
-            "How the image comes to be: cloudbuild, docker (built and pushed from here), promoted (what `promote` brought), "
+            "How the image comes to be: cloudbuild, docker (built and pushed from here), promoted (what `promote` "
+            "brought), "
             "or a full name that exists already."
         ),
     )
@@ -208,7 +215,8 @@ class Settings(Section):
         Field(
             None,
             description=(
-                "A key of your own (CMEK) for the database, the bucket, the service and its jobs, in the region. Not for the secrets and the "
+                "A key of your own (CMEK) for the database, the bucket, the service and its jobs, in the region. Not "
+                "for the secrets and the "
                 "image repository: these have Google's."
             ),
         )

@@ -1,4 +1,6 @@
-"""The smoke test of a live service: strangers stay out, and the three ways in work (browser, curl, SDK with an artifact).
+"""The smoke test of a live service:
+
+strangers stay out, and the three ways in work (browser, curl, SDK with an artifact).
 
 The token never appears in an argument list: curl reads its header from standard input, the SDK its token from the
 environment.
@@ -34,7 +36,10 @@ def run(
     redactor: Redactor,
     told: Callable[[str], object] = str,
 ) -> None:
-    """Test the service at `url`, which calls itself `public_url` (they differ for a tagged revision). Raises SmokeError."""
+    """Test the service at `url`, which calls itself `public_url` (they differ for a tagged revision).
+
+    Raises SmokeError.
+    """
     redactor.know(token)
     parts: tuple[tuple[str, Callable[[], str | None]], ...] = (
         ("strangers get 401", partial(_strangers, url, environ)),
@@ -51,7 +56,10 @@ def run(
 
 
 def ask(url: str, environ: Mapping[str, str], *headers: str) -> tuple[int, dict[str, str], str]:
-    """GET with curl, no redirect followed: (status, headers in lower case, body). The headers to send go in on standard input."""
+    """GET with curl, no redirect followed: (status, headers in lower case, body).
+
+    The headers to send go in on standard input.
+    """
     command = (
         "curl", "--silent", "--show-error", "--max-time", str(SECONDS), "--header", "@-", "--include", "--http1.1",
         "--suppress-connect-headers", url,
@@ -101,7 +109,8 @@ def _browser(url: str, public_url: str, environ: Mapping[str, str]) -> None:
     back = query.get("redirect_uri", [""])[0]
     if not back.startswith(public_url + "/"):
         raise SmokeError(
-            f"the identity provider would send people back to {back or '(nowhere)'}, not to {public_url}/oauth2/callback"
+            f"the identity provider would send people back to {back or '(nowhere)'}, not to "
+            f"{public_url}/oauth2/callback"
         )
 
 

@@ -1,4 +1,6 @@
-"""The part of the smoke test that a training script would be: a run with a metric and an artifact, read back, then cleaned up.
+"""The part of the smoke test that a training script would be:
+
+a run with a metric and an artifact, read back, then cleaned up.
 
 Runs in a process of its own, with MLFLOW_TRACKING_URI and MLFLOW_TRACKING_TOKEN in its environment.
 """

@@ -1,8 +1,8 @@
 """Write deploy/chart/values.schema.json and the chart's page of values: ``python -m local.chart_schema``.
 
-Both are made of what has its home elsewhere: names, defaults and descriptions of the chart's values are values.yaml's, the
-words under ``settings`` are the container's (gatehouse/start/settings.py, gatehouse/start/verdicts.py). Helm checks values
-against the schema before it renders anything; draft 7 is what all its releases read.
+Both are made of what has its home elsewhere: names, defaults and descriptions of the chart's values are values.yaml's,
+the words under ``settings`` are the container's (gatehouse/start/settings.py, gatehouse/start/verdicts.py). Helm checks
+values against the schema before it renders anything; draft 7 is what all its releases read.
 """
 
 from __future__ import annotations
@@ -156,13 +156,15 @@ def contradictions() -> Iterator[tuple[Json, str, str]]:
     yield (
         {"not": {"anyOf": [given(uri), given(uri_from), given(parts), _OWN_SECRETS]}},
         uri,
-        "postgresql://USER:PASSWORD@HOST/DATABASE, or give mlflow.backendStoreUriFrom, mlflow.database.host or a Secret with BACKEND_STORE_URI",
+        "postgresql://USER:PASSWORD@HOST/DATABASE, or give mlflow.backendStoreUriFrom, mlflow.database.host or a "
+        "Secret with BACKEND_STORE_URI",
     )
     destination, root = "mlflow.artifactsDestination", "mlflow.defaultArtifactRoot"
     yield (
         both(given(destination), given(root)),
         root,
-        "empty, for mlflow.artifactsDestination is set too: keep that if the server stores the artifacts, this if clients write to the bucket",
+        "empty, for mlflow.artifactsDestination is set too: keep that if the server stores the artifacts, this if "
+        "clients write to the bucket",
     )
     yield (
         {"not": {"anyOf": [given(destination), given(root), _OWN_SECRETS]}},
@@ -335,7 +337,8 @@ def page() -> str:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     lines = [
         "# The chart's values",
-        "Made from `deploy/chart/values.yaml` by `python -m local.chart_schema`. [Kubernetes](kubernetes.md) tells how to use",
+        "Made from `deploy/chart/values.yaml` by `python -m local.chart_schema`. [Kubernetes](kubernetes.md) tells "
+        "how to use",
         "them. `settings` takes the words of the README's table of settings and of [settings.md](settings.md).",
         "",
         "| value | default | what it says |",

@@ -9,9 +9,10 @@ from local.proxy_binary import ROOT
 
 PAGE = ROOT / "docs" / "settings.md"
 HEAD = """# What becomes of each setting of oauth2-proxy and of MLflow
-Made from `src/gatehouse/start/verdicts.py` by `python -m local.settings_page`; a test holds both against the pinned programs. The README has Gatehouse's own
-settings. A variable that isn't here is an error, for it would be ignored without a word. What Kubernetes adds for a Service named `mlflow…` or
-`oauth2-proxy…` (`MLFLOW_PORT=tcp://…`) is no setting, and left out.
+Made from `src/gatehouse/start/verdicts.py` by `python -m local.settings_page`; a test holds both against the pinned
+programs. The README has Gatehouse's own settings. A variable that isn't here is an error, for it would be ignored
+without a word. What Kubernetes adds for a Service named `mlflow…` or `oauth2-proxy…` (`MLFLOW_PORT=tcp://…`) is no
+setting, and left out.
 
 """
 PARTS = {

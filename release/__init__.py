@@ -1,1 +1,4 @@
-"""What a release is made and judged with: a bill of materials, an audit, and which pins are behind (docs/releasing.md)."""
+"""What a release is made and judged with:
+
+a bill of materials, an audit, and which pins are behind (docs/releasing.md).
+"""

@@ -1,4 +1,6 @@
-"""Known vulnerabilities in what is shipped: ``python -m release.audit``. Each part is asked of the database of its own makers.
+"""Known vulnerabilities in what is shipped: ``python -m release.audit``.
+
+Each part is asked of the database of its own makers.
 
 Python's packages by pip-audit (PyPI's advisories), Go's modules and its standard library by govulncheck (Go's
 database), Debian's packages in the image by debsecan (Debian's security tracker). Where a database can't be reached,
@@ -64,13 +66,17 @@ def python_packages(lock: str | Path) -> Answer:
 
 
 def python_answer(part: str, report: str, errors: str = "") -> Answer:
-    """Read pip-audit's report. A package that it skipped is one that nobody was asked about: pip-audit exits 0 then too."""
+    """Read pip-audit's report. A package that it skipped is one that nobody was asked about:
+
+    pip-audit exits 0 then too.
+    """
     try:
         packages = json.loads(report)["dependencies"]
     except (ValueError, KeyError, TypeError):
         return Answer(part, None, errors.strip() or "pip-audit printed no report")
     found = [
-        f"{package['name']} {package['version']}: {flaw['id']}, fixed in {', '.join(flaw['fix_versions']) or 'no release'}"
+        f"{package['name']} {package['version']}: {flaw['id']}, fixed in "
+        f"{', '.join(flaw['fix_versions']) or 'no release'}"
         for package in packages
         for flaw in package.get("vulns", ())
     ]

@@ -132,7 +132,8 @@ def main() -> int:
         if not pin.newest:
             print(f"{pin.name} {pin.version}: can't be told here    {pin.home}")
     print(
-        f"{len(behind)} of {len(pins)} pins are behind; make lock UPGRADE=1 takes Python's, go get -tool NAME@latest Go's"
+        f"{len(behind)} of {len(pins)} pins are behind; make lock UPGRADE=1 takes Python's, go get -tool NAME@latest "
+        "Go's"
     )
     return 0
 

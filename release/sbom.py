@@ -1,4 +1,6 @@
-"""The image's bill of materials by Syft: every Debian package, Python distribution and Go module in it, as CycloneDX JSON.
+"""The image's bill of materials by Syft:
+
+every Debian package, Python distribution and Go module in it, as CycloneDX JSON.
 
 ``python -m release.sbom IMAGE FILE`` writes it. A `syft` on PATH is taken; else the pinned one of the development
 environment.

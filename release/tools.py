@@ -1,4 +1,7 @@
-"""Kept tools that come as Go modules, each built once from its pin in `tools/`. ``python -m release.tools NAME`` prints its path."""
+"""Kept tools that come as Go modules, each built once from its pin in `tools/`.
+
+``python -m release.tools NAME`` prints its path.
+"""
 
 from __future__ import annotations
 

@@ -138,7 +138,10 @@ class Postgres:
         return done.stdout
 
     def start(self) -> None:
-        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200 -c unix_socket_permissions=0777"
+        options = (
+            f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200 -c "
+            "unix_socket_permissions=0777"
+        )
         # Without its own output, so that the server keeps no pipe of ours open.
         self._run("pg_ctl", "-D", str(self.data), "-l", str(self.folder / "log"), "-o", options, "-w", "start")
 
@@ -278,7 +281,10 @@ class Gate:
         return session
 
     def sign_in(self, person: str = "alice") -> requests.Session:
-        """Sign a person in as a browser does, but for its rules on cookies; return a session that sends what the gate set."""
+        """Sign a person in as a browser does, but for its rules on cookies.
+
+        Return a session that sends what the gate set.
+        """
         origin = self.environment.get("PUBLIC_URL", self.url)
         session = requests.Session()
         session.headers["Host"] = urlsplit(origin).netloc

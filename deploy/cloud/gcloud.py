@@ -85,7 +85,10 @@ class Gcloud:
     def run(
         self, argv: Sequence[str], stdin: str | Path | None = None, *, timeout: float = 3900, plain: bool = False
     ) -> str:
-        """Run one command and return its output. `stdin` is a text or a file; `plain` leaves the token out. Raises GcloudError."""
+        """Run one command and return its output. `stdin` is a text or a file; `plain` leaves the token out.
+
+        Raises GcloudError.
+        """
         environ = self.environ
         if self.token is not None and argv[0] == "gcloud" and not plain:
             environ = environ | {"CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": self._token_file(self.token())}
@@ -183,7 +186,10 @@ def classify(text: str) -> Kind:
 
 
 def permission_in(text: str) -> str:
-    """Return the permission that a refusal names, if it is one that the tool uses: no piece of an address is taken for one."""
+    """Return the permission that a refusal names, if it is one that the tool uses:
+
+    no piece of an address is taken for one.
+    """
     known = {permission.lower(): permission for permission in ROLES}
     words = re.findall(r"(?<![\w@.-])[A-Za-z]+(?:\.[A-Za-z]+){2,}(?![\w@-])", text)
     return next((known[word.lower()] for word in words if word.lower() in known), "")
@@ -196,25 +202,40 @@ def advice(argv: Sequence[str], text: str) -> str:
         return f"Link a billing account: https://console.cloud.google.com/billing/linkedaccount?project={project}"
     if "requireInvokerIam" in text:
         return (
-            "The organisation forbids services without Cloud Run's own IAM check (constraints/run.managed.requireInvokerIam)."
-            f" Gatehouse's\n  proxy is the gate, so that check must be off: ask for an exception for the project {project}."
+            "The organisation forbids services without Cloud Run's own IAM check "
+            "(constraints/run.managed.requireInvokerIam)."
+            " Gatehouse's\n  proxy is the gate, so that check must be off: ask for an exception for the project "
+            f"{project}."
         )
     if "run.allowedIngress" in text or "is not allowed by the organization policy" in text:
         return (
-            "The organisation forbids this ingress (constraints/run.allowedIngress): set service/ingress to one that it allows, and public_url"
+            "The organisation forbids this ingress (constraints/run.allowedIngress): set service/ingress to one that "
+            "it allows, and public_url"
             " to the load balancer's address (docs/deploy.md)."
         )
     if "sql.restrictPublicIp" in text:
-        return "The organisation forbids public addresses of databases: set sql/network and sql/subnet in the environment's file."
+        return (
+            "The organisation forbids public addresses of databases: set sql/network and sql/subnet in the "
+            "environment's file."
+        )
     if "gcp.resourceLocations" in text:
-        return "The organisation forbids this region (constraints/gcp.resourceLocations): set region to one that it allows."
+        return (
+            "The organisation forbids this region (constraints/gcp.resourceLocations): set region to one that it "
+            "allows."
+        )
     if "bucket name is not available" in text or "bucket namespace" in text:
         return "Bucket names are shared by all of Google Cloud: set names/bucket in the environment's file."
     if "tag immutability" in text or "immutable" in text.lower():
         return "The image was pushed meanwhile. Run the same command again: it will find it."
     kind = classify(text)
     if kind == "exists":
-        return "It came to be meanwhile (another run, another person?). Run the same command again: it continues from what exists."
+        return (
+            "It came to be meanwhile (another run, another person?). Run the same command again: it continues from "
+            "what exists."
+        )
     if kind == "disabled":
-        return "An API was enabled a moment ago and is not known everywhere yet. Run the same command again in a few minutes."
+        return (
+            "An API was enabled a moment ago and is not known everywhere yet. Run the same command again in a few "
+            "minutes."
+        )
     return ""

@@ -1,4 +1,6 @@
-"""Reads, and waits for long operations, by Google's REST APIs: one connection a thread, typed errors, retries by status.
+"""Reads, and waits for long operations, by Google's REST APIs:
+
+one connection a thread, typed errors, retries by status.
 
 Speaks with the credentials that gcloud would use: a token in `CLOUDSDK_AUTH_ACCESS_TOKEN_FILE`, the credentials' file
 that a workflow's federation names in `CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE`, or else gcloud's active account, asked
@@ -43,7 +45,10 @@ def credentials(environ: Mapping[str, str], ask: Ask) -> Any:
         try:
             found, _ = google.auth.load_credentials_from_file(path, scopes=[SCOPE])
         except GoogleAuthError as error:
-            fix = "Who may act as a deployer is said by `bootstrap`: a job of the repository in that environment of GitHub."
+            fix = (
+                "Who may act as a deployer is said by `bootstrap`: a job of the repository in that environment of "
+                "GitHub."
+            )
             raise CloudError("credentials", "denied", f"{path}: {error}", fix) from None
         return found
 
@@ -189,7 +194,10 @@ class Google:
         return answer
 
     def lacking(self, project: str, permissions: list[str]) -> list[str]:
-        """Return those of the permissions that the caller has not got on the whole project; anybody may ask. Raises CloudError."""
+        """Return those of the permissions that the caller has not got on the whole project; anybody may ask.
+
+        Raises CloudError.
+        """
         url, held = f"https://cloudresourcemanager.googleapis.com/v1/projects/{project}:testIamPermissions", set()
         for start in range(0, len(permissions), 100):
             answer = self.call("POST", url, {"permissions": permissions[start : start + 100]})

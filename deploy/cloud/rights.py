@@ -1,4 +1,6 @@
-"""Which rights each command needs, and which of Google's roles has each: the table that `bootstrap` grants from and errors are told by.
+"""Which rights each command needs, and which of Google's roles has each:
+
+the table that `bootstrap` grants from and errors are told by.
 
 The tests' cloud enforces it: every command runs with exactly these, and fails with the role named when one is taken
 away.

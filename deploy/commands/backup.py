@@ -16,7 +16,8 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
     backups = database.backups(config, session.google)[:10]
     for item in backups:
         say(
-            f"{item['id']}  {item.get('endTime', item.get('enqueuedTime', ''))[:19]}  {item['status']}  {item['type']}  {item.get('description', '')}"
+            f"{item['id']}  {item.get('endTime', item.get('enqueuedTime', ''))[:19]}  {item['status']}  {item['type']} "
+            f" {item.get('description', '')}"
         )
     say("To restore one (everything written since is lost; the service must be on a release that knows that schema):")
     newest = backups[0]["id"] if backups else "ID"

@@ -1,4 +1,6 @@
-"""`bootstrap`: what only an administrator of the project may do, once: accounts, their rights over the project, and a workflow's way in.
+"""`bootstrap`: what only an administrator of the project may do, once:
+
+accounts, their rights over the project, and a workflow's way in.
 
 After it, who deploys (a workflow, mostly) needs no right over the project's own grants. Every grant is shown before it
 is made, and what is there already is left out: safe to run again at any point.
@@ -37,7 +39,10 @@ USER, FEDERATED = "roles/iam.serviceAccountUser", "roles/iam.workloadIdentityUse
 
 
 def subject(config: Config, number: str) -> str:
-    """Return the one that may be the deployer: a job of the repository in GitHub's environment, whose reviewers GitHub asks before."""
+    """Return the one that may be the deployer:
+
+    a job of the repository in GitHub's environment, whose reviewers GitHub asks before.
+    """
     ci = config.settings.ci
     if ci is None:
         raise Stop("ci: is missing in the environment's file: {repository: ORG/REPO}")
@@ -71,7 +76,8 @@ def _pool(config: Config, session: Session) -> list[tuple[str, Argv]]:
         steps.append((f"its provider: tokens of GitHub, for {ci.repository} alone", made))
     elif there.get("attributeCondition") != condition or there.get("oidc", {}).get("issuerUri") != ISSUER:
         raise Stop(
-            f"the provider {ci.pool} takes other tokens already ({there.get('attributeCondition') or 'of every repository'}): set ci/pool to"
+            f"the provider {ci.pool} takes other tokens already "
+            f"({there.get('attributeCondition') or 'of every repository'}): set ci/pool to"
             " a name of this repository's own"
         )
     return steps

@@ -52,7 +52,10 @@ def _enforced(config: Config, rules: list[dict[str, Any]]) -> bool:
 
 
 def _allows(rules: list[dict[str, Any]], value: str, *groups: str) -> bool:
-    """Return whether a list policy allows a value: `values` of every rule together, `denyAll` and denied values winning."""
+    """Return whether a list policy allows a value:
+
+    `values` of every rule together, `denyAll` and denied values winning.
+    """
     if any(rule.get("denyAll") for rule in rules):
         return False
     names = {value, *groups}
@@ -80,7 +83,8 @@ CONSTRAINTS = (
         "run.allowedIngress",
         lambda config: f"ingress {config.service.ingress}",
         lambda config, rules: not _allows(rules, config.service.ingress),
-        "set service/ingress to what is allowed (internal-and-cloud-load-balancing, mostly) and public_url to a load balancer's address;"
+        "set service/ingress to what is allowed (internal-and-cloud-load-balancing, mostly) and public_url to a load "
+        "balancer's address;"
         " docs/deploy.md has the recipe",
     ),
     Constraint(
@@ -112,7 +116,8 @@ CONSTRAINTS = (
         lambda config: "grants to this project's own service accounts",
         # Service accounts of the organisation's own projects are members of its domain; the tool grants to no one else.
         lambda config, rules: any(rule.get("denyAll") for rule in rules),
-        "allow your own organisation's customer id: the tool grants rights to its own service accounts alone, and to no allUsers",
+        "allow your own organisation's customer id: the tool grants rights to its own service accounts alone, and to "
+        "no allUsers",
     ),
     Constraint(
         "iam.disableServiceAccountKeyCreation",
@@ -180,12 +185,18 @@ def _billing(session: Session) -> Finding:
 
 
 def _your_rights(session: Session) -> Finding:
-    """Ask Google which of the rights that the tool uses the caller has on the project: a right on one resource alone is not seen."""
+    """Ask Google which of the rights that the tool uses the caller has on the project:
+
+    a right on one resource alone is not seen.
+    """
     missing = session.google.lacking(session.config.project, list(ROLES))
     if not missing:
         return Finding("your rights", True, "all that the tool uses, on the whole project")
     told = f"you lack {', '.join(missing[:6])}{' …' if len(missing) > 6 else ''} on the whole project"
-    fix = "as long as no command says so, you need none of them (a right on one resource is not seen here): docs/deploy.md has the table"
+    fix = (
+        "as long as no command says so, you need none of them (a right on one resource is not seen here): "
+        "docs/deploy.md has the table"
+    )
     return Finding("your rights", None, told, fix)
 
 

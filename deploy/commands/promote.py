@@ -15,11 +15,14 @@ from deploy.session import Session, Stop, open_session
 
 
 def main(session: Session, arguments: argparse.Namespace) -> int:
-    """Release in `arguments.to` the image that serves in the session's environment, with all that `apply` does for a release."""
+    """Release in `arguments.to` the image that serves in the session's environment, with all that `apply` does for a
+    release.
+    """
     source, target = session.config, open_session(arguments.to)
     if target.config.settings.image != "promoted":
         raise Stop(
-            f"{arguments.to}: image is {target.config.settings.image}, so the next apply would take another: set `image: promoted` in its file"
+            f"{arguments.to}: image is {target.config.settings.image}, so the next apply would take another: set "
+            "`image: promoted` in its file"
         )
     served = session.observe().served.image
     if not served:
@@ -39,7 +42,10 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
 
 
 def _let_in(session: Session, target: Session, image: str, made: planning.Plan, number: str) -> None:
-    """Let Cloud Run of another project pull from the repository that the image is in: put the grant first, if it is missing."""
+    """Let Cloud Run of another project pull from the repository that the image is in:
+
+    put the grant first, if it is missing.
+    """
     place = images.place(image)
     if place is None or place.project == target.config.project:
         return

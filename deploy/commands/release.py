@@ -30,7 +30,8 @@ def _plan(session: Session, arguments: argparse.Namespace) -> tuple[Plan, State]
     made = planning.make(session.config, state, wanted, given, commit(session))
     if given and uris and f"{made.url}/oauth2/callback" not in uris:
         made.notes.append(
-            f"The OAuth client's file does not list {made.url}/oauth2/callback as a redirect URI: add it in the console."
+            f"The OAuth client's file does not list {made.url}/oauth2/callback as a redirect URI: add it in the "
+            "console."
         )
     return made, state
 
@@ -44,7 +45,8 @@ def commit(session: Session) -> str:
         if changed:
             more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise Stop(
-                f"image: not committed: {', '.join(changed[:5])}{more}. An image is built from a commit, and from nothing that merely lies in"
+                f"image: not committed: {', '.join(changed[:5])}{more}. An image is built from a commit, and from "
+                "nothing that merely lies in"
                 " the working copy: commit (or remove) it, then run the same command again"
             )
         return images.commit()
@@ -73,7 +75,8 @@ def show(session: Session, made: Plan) -> None:
         say(f"Nothing to do: {len(made.kept)} as they should be.")
     else:
         say(
-            f"{counts['create']} to create, {counts['change']} to change, {counts['run']} to run, {len(made.kept)} as they should be."
+            f"{counts['create']} to create, {counts['change']} to change, {counts['run']} to run, {len(made.kept)} as "
+            "they should be."
         )
     say(cost.summary(config))
     for note in made.notes:
@@ -208,7 +211,8 @@ def _report(session: Session, made: Plan, outcome: execute.Outcome) -> None:
         say(f"{kept} revision was made.")
     elif "migrate" in outcome.done and made.serving and failed:
         say(
-            "The database's schema is the new release's. What runs goes on; should a new instance of the old revision refuse to start,"
+            "The database's schema is the new release's. What runs goes on; should a new instance of the old revision "
+            "refuse to start,"
             " restore the backup from just before:\n"
             f"  python -m deploy backup {session.config.given}  # lists the backups, and the command that restores one"
         )
@@ -283,8 +287,10 @@ def rollback(session: Session, arguments: argparse.Namespace) -> int:
         code = schema_job.check(config, gcloud, session.google, before.image, version)
         if code == schema_job.NEWER:
             raise Stop(
-                f"the database's schema is newer than {name} knows: that release would refuse to start. To go back all the same, restore the"
-                f" backup from before the upgrade (all that was logged since is lost):\n  python -m deploy backup {config.given}"
+                f"the database's schema is newer than {name} knows: that release would refuse to start. To go back all "
+                "the same, restore the"
+                " backup from before the upgrade (all that was logged since is lost):\n  python -m deploy backup "
+                f"{config.given}"
             )
         if code != schema_job.UP_TO_DATE:
             raise Stop(

@@ -43,7 +43,8 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
     try:
         if key == "database-url":
             say(
-                "the database user's new password (until the new revision serves, the old one's new connections are refused) …"
+                "the database user's new password (until the new revision serves, the old one's new connections are "
+                "refused) …"
             )
             _password(session, session.vault.value(key))
         say("a new revision, without traffic …")
@@ -56,7 +57,8 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
             _password(session, session.vault.stored(key, old))
         gcloud.write(secrets.disable(config, name, new))
         raise Stop(
-            f"{error}\n{state.serving} keeps all the traffic with version {old} of {name}; version {new} is disabled again."
+            f"{error}\n{state.serving} keeps all the traffic with version {old} of {name}; version {new} is disabled "
+            "again."
             " Fix it, then run the same command again."
         ) from None
     gcloud.write(service.untag(config, CANDIDATE))

@@ -121,7 +121,8 @@ def _secrets(config: Config, state: State, listed: dict[str, Any], problems: lis
             )
         if serving and any(int(number) > int(serving) for number in enabled):
             problems.append(
-                f"secret {name}: a version newer than the one that serves is enabled; an interrupted rotation? Rotate again"
+                f"secret {name}: a version newer than the one that serves is enabled; an interrupted rotation? Rotate "
+                "again"
             )
         if (days or 0) > OLD_SECRET_DAYS and key in secrets.ROTATABLE.values():
             problems.append(f"secret {name} is {days} days old: python -m deploy rotate")

@@ -33,7 +33,8 @@ class Bucket:
     """A bucket's settings."""
 
     location: str = setting(
-        refuse="a bucket can't be moved. Keep region as it is, or take another namespace and copy the objects (gcloud storage cp)"
+        refuse="a bucket can't be moved. Keep region as it is, or take another namespace and copy the objects (gcloud "
+        "storage cp)"
     )
     uniform_access: bool = setting(switch("--uniform-bucket-level-access", ""))
     public_access_prevention: str = setting(switch("--public-access-prevention", ""))

@@ -36,7 +36,8 @@ class Server:
     """A database server's settings."""
 
     version: str = setting(
-        refuse="a release of PostgreSQL is raised by hand, after a backup: `gcloud sql instances patch NAME --database-version=…`"
+        refuse="a release of PostgreSQL is raised by hand, after a backup: `gcloud sql instances patch NAME "
+        "--database-version=…`"
         " (it can't be lowered). Or set sql/version to what is there"
     )
     region: str = setting(refuse=f"a database can't be moved. Keep region as it is, or {_OTHER_INSTANCE}")
@@ -209,7 +210,10 @@ def surplus_backups(config: Config, listed: list[dict[str, Any]]) -> list[str]:
 
 
 def create(config: Config) -> Argv:
-    """Beta, for `--labels` alone. No authorised network, and connectors are enforced: the only way in is the Cloud SQL socket."""
+    """Beta, for `--labels` alone.
+
+    No authorised network, and connectors are enforced: the only way in is the Cloud SQL socket.
+    """
     to_be = wanted(config)
     key = (f"--disk-encryption-key={to_be.key}",) if to_be.key else ()
     network = (f"--network={to_be.network}", "--no-assign-ip") if to_be.network else ("--assign-ip",)

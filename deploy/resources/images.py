@@ -85,7 +85,8 @@ def _git(*arguments: str, root: Path) -> str:
         raise SourceError(f"image: git is needed to build an image from a commit ({error.strerror})") from error
     if done.returncode:
         raise SourceError(
-            f"image: {root} is no git checkout ({done.stderr.strip().splitlines()[-1]}). An image is built from a commit: clone the"
+            f"image: {root} is no git checkout ({done.stderr.strip().splitlines()[-1]}). An image is built from a "
+            "commit: clone the"
             " repository, or name an image that exists (image: HOST/PROJECT/REPOSITORY/NAME@sha256:…)"
         )
     return done.stdout
@@ -97,7 +98,10 @@ def commit(root: Path = ROOT) -> str:
 
 
 def content_tag(root: Path = ROOT) -> str:
-    """Return `src-` and 16 hexadecimal digits over names, modes and contents of the image's sources in the commit. Raises SourceError."""
+    """Return `src-` and 16 hexadecimal digits over names, modes and contents of the image's sources in the commit.
+
+    Raises SourceError.
+    """
     listed = _git("ls-tree", "-r", "HEAD", "--", *INPUTS, root=root)
     return f"src-{hashlib.sha256(listed.encode()).hexdigest()[:16]}"
 
@@ -261,7 +265,10 @@ def docker_push(image: str) -> Argv:
 
 
 def log_of_failed_build(config: Config, google: Google) -> str:
-    """Return the end of the newest failed build's log, and where the whole of it is; empty if there is none. Raises CloudError."""
+    """Return the end of the newest failed build's log, and where the whole of it is; empty if there is none.
+
+    Raises CloudError.
+    """
     url = f"https://cloudbuild.googleapis.com/v1/projects/{config.project}/locations/{config.region}/builds"
     builds = google.get(url, pageSize="20").get("builds", [])
     mine = [b for b in builds if b.get("logsBucket", "").startswith(f"gs://{config.names.build_bucket}")]

@@ -107,7 +107,8 @@ class Container:
     """A secret's settings; its values are its versions'."""
 
     location: str = setting(
-        refuse="a secret can't be moved. Keep region as it is, or delete the secret (what it opens is lost) and apply again"
+        refuse="a secret can't be moved. Keep region as it is, or delete the secret (what it opens is lost) and apply "
+        "again"
     )
     labels: dict[str, str] = setting(LABELS, name="label")
 
@@ -224,7 +225,10 @@ def delete(config: Config, name: str) -> Argv:
 
 @dataclass(frozen=True)
 class Input:
-    """What a command gets on its standard input: a value for a secret, gcloud's flags with the database's password, or a file."""
+    """What a command gets on its standard input:
+
+    a value for a secret, gcloud's flags with the database's password, or a file.
+    """
 
     kind: Literal["value", "password", "file"]
     key: str

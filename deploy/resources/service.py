@@ -61,7 +61,10 @@ def _cleared(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Service:
-    """A service's settings. Each release gives all of them anew; what somebody added by hand is taken off, or told of."""
+    """A service's settings. Each release gives all of them anew.
+
+    What somebody added by hand is taken off, or told of.
+    """
 
     image: str = setting(flag("image"))
     service_account: str = setting(flag("service-account"))
@@ -91,7 +94,8 @@ class Service:
     labels: dict[str, str] = setting(LABELS, name="label")
     #: Labels that the revision has and the service has not: gcloud's flags reach only those of both.
     revision_labels: str = setting(
-        refuse="gcloud takes no label off a revision alone: edit it out with `gcloud run services describe --format=export`, then `replace`"
+        refuse="gcloud takes no label off a revision alone: edit it out with `gcloud run services describe "
+        "--format=export`, then `replace`"
     )
     invoker_check: bool = setting(switch("--invoker-iam-check", "--no-invoker-iam-check"))
     # What the tool leaves as Cloud Run has it.
@@ -368,7 +372,10 @@ def _r(config: Config) -> str:
 
 
 def deploy(config: Config, given: Argv, *, traffic: bool, tag: str) -> Argv:
-    """Make a revision. Cloud Run's own IAM check is off: the proxy is the gate, and that check would strip the tokens' signatures."""
+    """Make a revision. Cloud Run's own IAM check is off:
+
+    the proxy is the gate, and that check would strip the tokens' signatures.
+    """
     quiet = () if traffic else ("--no-traffic", f"--tag={tag}")
     return ("gcloud", "run", "deploy", config.names.service, *given, *quiet, _r(config), p(config))
 

@@ -1,4 +1,7 @@
-"""What a request may carry, told at the real gate: refused in MLflow's shape, at once, and nobody else waits or loses data."""
+"""What a request may carry, told at the real gate:
+
+refused in MLflow's shape, at once, and nobody else waits or loses data.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""No name of a person passes unseen: a verdict for each field, parameter and column, and stamps that hold for any request."""
+"""No name of a person passes unseen:
+
+a verdict for each field, parameter and column, and stamps that hold for any request.
+"""
 
 from __future__ import annotations
 

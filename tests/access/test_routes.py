@@ -171,7 +171,10 @@ def test_a_client_cannot_make_the_router_remember_more_and_more() -> None:
 
 
 def test_whatever_submits_a_job_is_an_admins() -> None:
-    """It runs code on the server and spends a provider's money; found in MLflow's sources, so that a new one can't hide."""
+    """It runs code on the server and spends a provider's money.
+
+    Found in MLflow's sources, so that a new one can't hide.
+    """
     from mlflow.server import handlers, job_api
 
     submitting = set()

@@ -68,7 +68,10 @@ class Http2:
         end: bool = True,
         authority: str = "",
     ) -> int:
-        """Begin a request with exactly these headers; ``end=False`` leaves its body open. Return the stream's number."""
+        """Begin a request with exactly these headers; ``end=False`` leaves its body open.
+
+        Return the stream's number.
+        """
         stream = self.state.get_next_available_stream_id()
         headers = [
             (":method", method),

@@ -161,7 +161,10 @@ def s3_server(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def azure_server(folder: Path, tls: tuple[Path, Path] | None = None) -> Iterator[Server]:
-    """Run Azurite with a container; with a certificate and its key it serves TLS, and takes tokens as well as its account's key."""
+    """Run Azurite with a container.
+
+    With a certificate and its key it serves TLS, and takes tokens as well as its account's key.
+    """
     from azure.storage.blob import BlobServiceClient
 
     port, key = free_port(), base64.b64encode(secrets.token_bytes(32)).decode()

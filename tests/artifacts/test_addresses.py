@@ -237,8 +237,10 @@ def move(server: Server, place: str, experiment: str, run: str, model: str, trac
         f"UPDATE trace_tags SET value = '{place}' WHERE request_id = '{trace}' AND key = 'mlflow.artifactLocation'"
     )
     server.sql(
-        f"INSERT INTO trace_tags (request_id, key, value) VALUES ('{trace}', 'mlflow.trace.archiveLocation', '{place}'), "
-        f"('{trace}', 'mlflow.trace.spansLocation', 'ARCHIVE_REPO') ON CONFLICT (request_id, key) DO UPDATE SET value = excluded.value"
+        f"INSERT INTO trace_tags (request_id, key, value) VALUES ('{trace}', 'mlflow.trace.archiveLocation', "
+        f"'{place}'), "
+        f"('{trace}', 'mlflow.trace.spansLocation', 'ARCHIVE_REPO') ON CONFLICT (request_id, key) DO UPDATE SET value "
+        "= excluded.value"
     )
 
 

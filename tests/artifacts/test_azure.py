@@ -147,7 +147,9 @@ def test_blocks_of_an_interrupted_upload_are_nobodys_artifact(server: Server, st
 
 
 class Identity(BaseHTTPRequestHandler):
-    """The token endpoint of App Service and Container Apps (learn.microsoft.com/azure/app-service/overview-managed-identity)."""
+    """The token endpoint of App Service and Container Apps
+    (learn.microsoft.com/azure/app-service/overview-managed-identity).
+    """
 
     def do_GET(self) -> None:
         allowed = self.headers.get("X-IDENTITY-HEADER") == IDENTITY_SECRET

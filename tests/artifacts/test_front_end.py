@@ -1,4 +1,5 @@
-"""Past 32 MiB: behind a front end that speaks HTTP/1.1 to people and HTTP/2 in cleartext to the container, as Cloud Run's does.
+"""Past 32 MiB: behind a front end that speaks HTTP/1.1 to people and HTTP/2 in cleartext to the container, as Cloud
+Run's does.
 
 The stand-ins: nghttpx, which speaks HTTP/2 to its backend, and haproxy, which refuses a request of more than 32 MiB to
 an HTTP/1 backend (https://cloud.google.com/run/quotas).
@@ -78,7 +79,10 @@ class FrontEnd:
 
 
 def http2_front_end(folder: Path, port: int, backend: int) -> FrontEnd:
-    """Start nghttpx: HTTP/1.1 on ``port``, HTTP/2 in cleartext to ``backend``; it appends the client's address, as Cloud Run's does."""
+    """Start nghttpx: HTTP/1.1 on ``port``, HTTP/2 in cleartext to ``backend``.
+
+    It appends the client's address, as Cloud Run's does.
+    """
     empty = folder / "nghttpx.conf"
     empty.touch()
     front = FrontEnd(
@@ -397,7 +401,8 @@ def test_a_path_is_judged_as_it_was_sent(site: Gate, client: Http2, path: str) -
     with socket.socket(socket.AF_UNIX) as straight:
         straight.connect(run_directory.split("\0")[0])
         straight.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: localhost:{site.port}\r\nAuthorization: Bearer {client.token}\r\n\r\n".encode()
+            f"GET {path} HTTP/1.1\r\nHost: localhost:{site.port}\r\nAuthorization: Bearer "
+            f"{client.token}\r\n\r\n".encode()
         )
         reference = http.client.HTTPResponse(straight)
         reference.begin()

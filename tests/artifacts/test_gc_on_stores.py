@@ -1,4 +1,7 @@
-"""`gatehouse gc` on each kind of store, as the command that a scheduled job runs; killed in the middle, the next one finishes."""
+"""`gatehouse gc` on each kind of store, as the command that a scheduled job runs.
+
+Killed in the middle, the next one finishes.
+"""
 
 from __future__ import annotations
 

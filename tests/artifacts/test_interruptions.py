@@ -1,4 +1,7 @@
-"""Whoever is killed, slow or out of room in the middle of a transfer: nothing under the name, others unharmed, a retry works."""
+"""Whoever is killed, slow or out of room in the middle of a transfer:
+
+nothing under the name, others unharmed, a retry works.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What S3 and Azure both promise, against real servers: whole artifacts or none, constant memory, errors that say the fix."""
+"""What S3 and Azure both promise, against real servers:
+
+whole artifacts or none, constant memory, errors that say the fix.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What holds on S3 alone: rights and credentials by name, remains of interrupted uploads, long listings, MLflow's variables."""
+"""What holds on S3 alone: rights and credentials by name, remains of interrupted uploads, long listings, MLflow's
+variables.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What lies between the server and a real object store: a relay that refuses as IAM does, or damages bytes as a bad wire does."""
+"""What lies between the server and a real object store:
+
+a relay that refuses as IAM does, or damages bytes as a bad wire does.
+"""
 
 from __future__ import annotations
 

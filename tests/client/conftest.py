@@ -1,4 +1,7 @@
-"""Fixtures of the client's tests: a certified provider with short tokens, a gate in front of MLflow, Google's endpoints."""
+"""Fixtures of the client's tests:
+
+a certified provider with short tokens, a gate in front of MLflow, Google's endpoints.
+"""
 
 from __future__ import annotations
 

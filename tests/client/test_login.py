@@ -1,4 +1,7 @@
-"""``mlflow-gatehouse login``: in a real browser and by device code, at a certified provider; kept, renewed, forgotten."""
+"""``mlflow-gatehouse login``: in a real browser and by device code, at a certified provider.
+
+Kept, renewed, forgotten.
+"""
 
 from __future__ import annotations
 

@@ -78,7 +78,10 @@ def test_has_the_pinned_versions(docker_client: Any) -> None:
 
 
 def test_leaves_pandas_for_its_first_use(docker_client: Any) -> None:
-    code = "import sys; from gatehouse.upstream import lazy; lazy.install(); import mlflow.server.fastapi_app; print('pandas.core' in sys.modules)"
+    code = (
+        "import sys; from gatehouse.upstream import lazy; lazy.install(); import mlflow.server.fastapi_app; "
+        "print('pandas.core' in sys.modules)"
+    )
     assert run(docker_client, "python", "-W", "ignore", "-c", code).strip() == "False"
 
 

@@ -1,4 +1,7 @@
-"""The bill of materials names what is in the image: no package less than the image's own tools list, and at the same version."""
+"""The bill of materials names what is in the image:
+
+no package less than the image's own tools list, and at the same version.
+"""
 
 from __future__ import annotations
 

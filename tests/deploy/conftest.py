@@ -152,7 +152,10 @@ class Tool:
         return Result(process.returncode, out, err)
 
     def here(self, *arguments: str, answers: str = "") -> Result:
-        """Run the tool in this process: its own code and the real gcloud, without a new Python for each of many runs."""
+        """Run the tool in this process:
+
+        its own code and the real gcloud, without a new Python for each of many runs.
+        """
         out, err, before = io.StringIO(), io.StringIO(), (dict(os.environ), sys.stdin, Path.cwd())
         environment = self.environment()
         try:

@@ -1,4 +1,6 @@
-"""The real gcloud, loaded once: a server that forks for every command, so that a suite of a thousand commands stays short.
+"""The real gcloud, loaded once:
+
+a server that forks for every command, so that a suite of a thousand commands stays short.
 
 The same code as `gcloud` runs, with the same arguments, environment, working directory and standard streams; only its
 imports (half a second a command) are done beforehand. Runs under gcloud's own Python: `PYTHON gcloud_server.py SDK_ROOT

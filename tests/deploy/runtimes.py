@@ -1,4 +1,6 @@
-"""What runs behind the emulated Cloud Run when a test wants the real thing: the image in Docker, with a real PostgreSQL.
+"""What runs behind the emulated Cloud Run when a test wants the real thing:
+
+the image in Docker, with a real PostgreSQL.
 
 The container gets what Cloud Run gives (PORT, its settings, secrets as variables and files, the database's socket under
 /cloudsql) and nothing else, but for the two addresses that stand for Google's network: the storage API
@@ -21,7 +23,10 @@ JOB_LIMIT_S = 180
 
 
 class Server:
-    """A Cloud SQL instance's engine: the tests' PostgreSQL, reached as `/cloudsql/PROJECT:REGION:INSTANCE/.s.PGSQL.5432`."""
+    """A Cloud SQL instance's engine:
+
+    the tests' PostgreSQL, reached as `/cloudsql/PROJECT:REGION:INSTANCE/.s.PGSQL.5432`.
+    """
 
     def __init__(self, postgres: Postgres) -> None:
         self.postgres = postgres

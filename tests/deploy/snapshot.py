@@ -1,4 +1,7 @@
-"""The emulated cloud's state as plain data, without what differs from run to run: two equal snapshots are the same deployment."""
+"""The emulated cloud's state as plain data, without what differs from run to run:
+
+two equal snapshots are the same deployment.
+"""
 
 from __future__ import annotations
 

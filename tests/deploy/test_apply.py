@@ -157,7 +157,10 @@ def test_the_printed_commands_work_when_pasted(straight: Tool, tool: Tool) -> No
 
 
 def test_the_printed_commands_of_production_work(tool: Tool) -> None:
-    """With all that differs from dev: a protected standby database, a warm instance, a private network, an access policy."""
+    """With all that differs from dev:
+
+    a protected standby database, a warm instance, a private network, an access policy.
+    """
     (tool.home / "policy.yaml").write_text("default: viewer\nroles: {admin: [user:owner@example.com]}\n")
     production = yaml.safe_load((ROOT / "deploy" / "environments" / "prod.yaml").read_text())
     production["bucket"]["lifecycle"] = str(ROOT / "deploy" / "lifecycle-long.json")

@@ -1,4 +1,6 @@
-"""Converge or refuse: whatever the configuration was, is, and whatever somebody did by hand, `apply` sets it right or says why not."""
+"""Converge or refuse: whatever the configuration was, is, and whatever somebody did by hand, `apply` sets it right or
+says why not.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ def settings(cloud: Emulator) -> dict[str, Any]:
 
 
 def note(name: str, value: str, *, template: bool = True) -> Callable[[Emulator], None]:
-    """Set an annotation of the service, as gcloud's flags and the console do: the newest revision is then as the template."""
+    """Set an annotation of the service, as gcloud's flags and the console do:
+
+    the newest revision is then as the template.
+    """
 
     def drift(cloud: Emulator) -> None:
         meta = cloud.run.services["mlflow-dev"].meta

@@ -41,7 +41,10 @@ def step(key: str, code: str, *needs: str) -> Step:
     )
 
 
-MEET = "import time\n(folder / '{me}').touch()\nend = time.time() + 20\nwhile not (folder / '{other}').exists(): assert time.time() < end; time.sleep(0.01)"
+MEET = (
+    "import time\n(folder / '{me}').touch()\nend = time.time() + 20\nwhile not (folder / '{other}').exists(): assert "
+    "time.time() < end; time.sleep(0.01)"
+)
 
 
 def test_steps_that_do_not_wait_for_each_other_run_side_by_side(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The whole way: `apply` and `smoke` with the real image behind the emulated Cloud Run, a real PostgreSQL and a real sign-in."""
+"""The whole way: `apply` and `smoke` with the real image behind the emulated Cloud Run, a real PostgreSQL and a real
+sign-in.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Least rights: who deploys from CI is a job of one repository in one environment of GitHub, and may do no more than it must."""
+"""Least rights: who deploys from CI is a job of one repository in one environment of GitHub, and may do no more than it
+must.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ PROVIDER = f"//iam.googleapis.com/projects/{NUMBER}/locations/global/workloadIde
 
 
 def sign_in(tool: Tool, subject: str, repository: str = "acme/ml", deployer: str = DEPLOYER) -> None:
-    """Let the tool run as a workflow does: with the credentials' file that google-github-actions/auth writes, and without any token."""
+    """Let the tool run as a workflow does:
+
+    with the credentials' file that google-github-actions/auth writes, and without any token.
+    """
     claims = {"iss": "https://token.actions.githubusercontent.com", "sub": subject, "repository": repository}
     token = ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({}, claims))
     (tool.home / "github.jwt").write_text(f"{token}.c2ln")
@@ -135,7 +140,10 @@ NOT_USED = {
 
 
 def test_each_right_in_turn_is_named_when_it_is_missing(tool: Tool) -> None:
-    """Everything is missing at first: each run gets a step further, and says which right it needs next, and which role has it."""
+    """Everything is missing at first:
+
+    each run gets a step further, and says which right it needs next, and which role has it.
+    """
     cloud = tool.cloud
     wanted = set(ROLES)
     cloud.denied = set(wanted)

@@ -1,4 +1,7 @@
-"""Experiments, runs, metrics, tags, datasets and artifacts: what a training script logs is there, whole and in order."""
+"""Experiments, runs, metrics, tags, datasets and artifacts:
+
+what a training script logs is there, whole and in order.
+"""
 
 from __future__ import annotations
 

@@ -319,7 +319,10 @@ def test_google_by_default_needs_no_network_at_start(make_gate: Callable[..., Ga
 
 
 def test_the_original_recipes_file_is_used_as_it_is(make_gate: Callable[..., Gate], tmp_path: Path) -> None:
-    """provider google with an extra issuer, as the recipe of 2022 has it; the local issuer stands where Google's does."""
+    """provider google with an extra issuer, as the recipe of 2022 has it.
+
+    The local issuer stands where Google's does.
+    """
     gate = make_gate()
     file = tmp_path / "oauth2_proxy.cfg"
     file.write_text(

@@ -1,4 +1,7 @@
-"""A data scientist in a real Chromium: signs in with one click, works in the UI, signs out; a stranger is told why not."""
+"""A data scientist in a real Chromium: signs in with one click, works in the UI, signs out.
+
+A stranger is told why not.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a database, or a pooler in front of it, refuses with is told with its fix: by start, migrate and doctor alike."""
+"""What a database, or a pooler in front of it, refuses with is told with its fix:
+
+by start, migrate and doctor alike.
+"""
 
 from __future__ import annotations
 
@@ -193,8 +196,10 @@ class Bouncer:
         users.write_text('"gatehouse" "unused"\n')
         config = folder / "pgbouncer.ini"
         config.write_text(
-            f"[databases]\n* = host=127.0.0.1 port={postgres.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
-            f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = {pool}\nlogfile = {self.log}\n"
+            f"[databases]\n* = host=127.0.0.1 port={postgres.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port "
+            f"= {self.port}\n"
+            f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = {pool}\nlogfile = "
+            f"{self.log}\n"
             "ignore_startup_parameters = extra_float_digits,options\nunix_socket_dir =\n"
         )
         for path in (folder, *folder.iterdir()):
@@ -253,7 +258,10 @@ def test_a_pooler_that_is_too_small_is_refused_at_the_start(
 def test_through_a_pooler_with_as_many_as_are_needed_all_works(
     make_gate: Callable[..., Gate], bouncer: Callable[[int], Bouncer], database: str
 ) -> None:
-    """Transaction mode, two workers, the smallest pool: an empty database, and batches of metrics that each take two connections."""
+    """Transaction mode, two workers, the smallest pool:
+
+    an empty database, and batches of metrics that each take two connections.
+    """
     pool = connections_needed(2)
     gate = make_gate(BACKEND_STORE_URI=bouncer(pool).uri(of_database(database)), WORKERS="2").start().wait_ready()
     start = threading.Barrier(12)

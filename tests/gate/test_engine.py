@@ -1,4 +1,7 @@
-"""MLflow's engine on PostgreSQL: rows go together, and a connection is asked whether it is alive only after it was idle."""
+"""MLflow's engine on PostgreSQL:
+
+rows go together, and a connection is asked whether it is alive only after it was idle.
+"""
 
 from __future__ import annotations
 

@@ -90,7 +90,10 @@ def slow_gate(
     forwarder: Forwarder,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gate]:
-    """A gate of one worker whose way to the database can go silent: what reads is the event loop, or MLflow's handlers."""
+    """A gate of one worker whose way to the database can go silent:
+
+    what reads is the event loop, or MLflow's handlers.
+    """
     if not postgres.sql(f"SELECT 1 FROM pg_database WHERE datname = '{NAME}'"):
         postgres.create(NAME)
     uri = f"postgresql://gatehouse:unused@127.0.0.1:{forwarder.port}/{NAME}"
@@ -237,7 +240,10 @@ def test_a_search_within_the_limits_and_a_query_beyond_them(gate: Gate) -> None:
 
 
 def order(turns: Turns, asks: list[str], finish: Callable[[str, int], bool]) -> list[str]:
-    """Let people ask for turns, one after the other; return who got one, in order, while those of ``finish`` end at once."""
+    """Let people ask for turns, one after the other.
+
+    Return who got one, in order, while those of ``finish`` end at once.
+    """
 
     async def run() -> list[str]:
         got: list[str] = []

@@ -132,7 +132,8 @@ def test_a_request_that_never_ends_is_cut_off_at_the_limit(make_gate: Callable[.
     with socket.create_connection(("127.0.0.1", gate.port)) as connection:
         head = (
             "PUT /api/2.0/mlflow-artifacts/artifacts/0/never.bin HTTP/1.1\r\n"
-            f"Host: localhost:{gate.port}\r\nAuthorization: Bearer {gate.provider.token()}\r\nContent-Length: 1000\r\n\r\nhalf"
+            f"Host: localhost:{gate.port}\r\nAuthorization: Bearer {gate.provider.token()}\r\nContent-Length: "
+            "1000\r\n\r\nhalf"
         )
         connection.sendall(head.encode())
         wait_for(lambda: connections(gate), "the request to reach MLflow", 10, gate.log)

@@ -456,7 +456,8 @@ def test_a_connection_that_ended_is_made_anew(ways: Ways, postgres: Postgres) ->
     expected = ways.send("GET", f"{RUNS}/get", query)
     assert expected is not None
     ended = postgres.sql(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = 'reads' AND query ~ '^(EXECUTE|SET jit)'"
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = 'reads' AND query ~ "
+        "'^(EXECUTE|SET jit)'"
     )
     assert int(ended) > 0
     assert ways.send("GET", f"{RUNS}/get", query) == expected

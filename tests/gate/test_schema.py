@@ -124,7 +124,9 @@ def test_a_start_killed_while_it_makes_the_schema_leaves_nothing(
 ) -> None:
     gate = make_gate(BACKEND_STORE_URI=database).start()
     name = database.rpartition("/")[2]
-    wait_for(lambda: postgres.sql("SELECT 1 FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = '" + name + "'"),
+    wait_for(lambda: postgres.sql(
+        "SELECT 1 FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND "
+        "datname = '" + name + "'"),
              "the lock on the schema", 30, gate.log)  # fmt: skip
     server = gate.children()["server"]
     os.kill(server, signal.SIGKILL)
@@ -205,7 +207,10 @@ def test_migrate_on_a_current_schema_does_nothing(uri: str) -> None:
 def test_the_schema_is_the_one_that_mlflow_makes_itself(postgres: Postgres) -> None:
     ours, theirs = postgres.create("schema_ours"), postgres.create("schema_theirs")
     assert migrate(ours).returncode == Exit.OK
-    script = f"from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore; SqlAlchemyStore({parse_database(theirs)!r}, '/tmp/unused')"
+    script = (
+        "from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore; "
+        f"SqlAlchemyStore({parse_database(theirs)!r}, '/tmp/unused')"
+    )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, capture_output=True, timeout=120)
     postgres.sql("DELETE FROM experiments", "schema_theirs")
     ours_dump, theirs_dump = dump(postgres, ours), dump(postgres, theirs)

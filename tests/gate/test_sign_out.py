@@ -1,4 +1,7 @@
-"""With a session store, signing out ends the session: its cookie is worth nothing afterwards, whoever has a copy of it."""
+"""With a session store, signing out ends the session:
+
+its cookie is worth nothing afterwards, whoever has a copy of it.
+"""
 
 from __future__ import annotations
 

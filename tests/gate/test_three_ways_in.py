@@ -1,4 +1,7 @@
-"""A browser's redirect, the Python SDK and curl come in; strangers get 401 JSON on every path but the page of the UI."""
+"""A browser's redirect, the Python SDK and curl come in.
+
+Strangers get 401 JSON on every path but the page of the UI.
+"""
 
 from __future__ import annotations
 

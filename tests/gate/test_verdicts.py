@@ -1,4 +1,7 @@
-"""Each setting of oauth2-proxy and of MLflow has one verdict, and it is true: what works is tried, what doesn't is refused."""
+"""Each setting of oauth2-proxy and of MLflow has one verdict, and it is true:
+
+what works is tried, what doesn't is refused.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +191,8 @@ def test_a_file_of_ones_own_is_judged_too(tmp_path: Path) -> None:
         'provider = "oidc"\noidc_issuer_url = "https://id.example.com"\nemail_domains = ["example.com"]\n'
         'skip_oidc_discovery = true\nlogin_url = "https://id.example.com/a"\nredeem_url = "https://id.example.com/t"\n'
         'oidc_jwks_url = "https://id.example.com/k"\nupstreams = ["http://127.0.0.1:8080"]\nskip_auth_routes = ["^/"]\n'
-        'redirect_url = "https://mlflow.example.com/sso/callback"\nproxy_prefix = "/sso"\ntrusted_ips = ["10.0.0.0/8"]\n'
+        'redirect_url = "https://mlflow.example.com/sso/callback"\nproxy_prefix = "/sso"\ntrusted_ips = '
+        '["10.0.0.0/8"]\n'
     )
     told = problems(tmp_path, OAUTH_PROXY_CONFIG=str(own))
     assert [problem.name for problem in told] == ["OAUTH_PROXY_CONFIG"] * 2

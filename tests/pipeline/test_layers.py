@@ -1,4 +1,6 @@
-"""Layers that stand alone: failures are answers, pages of other programs write nothing, and a slow policy holds up nobody."""
+"""Layers that stand alone: failures are answers, pages of other programs write nothing, and a slow policy holds up
+nobody.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a client's bytes cost before a handler has them: in proportion to their number, whatever they are, and bounded."""
+"""What a client's bytes cost before a handler has them:
+
+in proportion to their number, whatever they are, and bounded.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,10 @@ def localhost_origins() -> bool:
 
 
 class Redirecting(http.server.BaseHTTPRequestHandler):
-    """Answers ``/expired/…`` by a page, as a sign-in does, and ``/moved/…`` by 307; keeps what is put to ``/here/…``."""
+    """Answers ``/expired/…`` by a page, as a sign-in does, and ``/moved/…`` by 307.
+
+    Keeps what is put to ``/here/…``.
+    """
 
     stored: ClassVar[dict[str, bytes]] = {}
 

@@ -94,12 +94,18 @@ def _reached(origin: str) -> str:
 
 
 def _other_version(server: Server) -> str:
-    """What to run where the server hands out another client than this one. The command is ours: a server's word isn't one to run."""
+    """What to run where the server hands out another client than this one.
+
+    The command is ours: a server's word isn't one to run.
+    """
     client = server.about.get("client")
     version = client.get("version") if isinstance(client, dict) else None
     if not isinstance(version, str) or not re.fullmatch(r"[0-9][0-9A-Za-z.+]{0,40}", version) or version == __version__:
         return ""
-    return f"; it hands out the client {version}, this is {__version__}: pip install -r {server.origin}{WELL_KNOWN}/requirements.txt"
+    return (
+        f"; it hands out the client {version}, this is {__version__}: pip install -r "
+        f"{server.origin}{WELL_KNOWN}/requirements.txt"
+    )
 
 
 def _clock(origin: str) -> str:

@@ -410,7 +410,9 @@ def living_token(origin: str, refused: str | None = None) -> str:
 
 
 def forget(origin: str) -> tuple[bool, str]:
-    """Forget the sign-in for a server, and revoke it at the provider (RFC 7009); return if there was one, and what is left of it.
+    """Forget the sign-in for a server, and revoke it at the provider (RFC 7009).
+
+    Return if there was one, and what is left of it.
 
     Raises:
         Unreachable: it is forgotten here, and the provider hasn't revoked it.

@@ -37,14 +37,17 @@ def _known() -> dict[str, list[str]]:
 
 
 def doubt(origin: str, issuer: str, client_id: str) -> str | None:
-    """Return why a person should look before signing in to ``origin`` as the client that it names; None if nothing is amiss.
+    """Return why a person should look before signing in to ``origin`` as the client that it names.
+
+    None if nothing is amiss.
 
     Raises:
         ConfigurationError: it names a client that no server has for itself.
     """
     if client_id in SHARED:
         raise ConfigurationError(
-            f"{origin} names a client of Google's own, {client_id}: a token for it is good at every server that takes gcloud's",
+            f"{origin} names a client of Google's own, {client_id}: a token for it is good at every server that takes "
+            "gcloud's",
             "tell whoever runs it to set LOGIN_CLIENT_ID to a client of its own; don't sign in there",
         )
     known = _known()
@@ -57,7 +60,8 @@ def doubt(origin: str, issuer: str, client_id: str) -> str | None:
     others = sorted(other for other, pin in known.items() if other != origin and pin == [issuer, client_id])
     if before is None and others:
         return (
-            f"{origin} names the client {client_id} at {issuer}, with which this machine signs in to {', '.join(others)}: "
+            f"{origin} names the client {client_id} at {issuer}, with which this machine signs in to "
+            f"{', '.join(others)}: "
             f"{origin} could use the token there, as you"
         )
     return None

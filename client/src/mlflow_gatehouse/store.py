@@ -89,7 +89,10 @@ def save(origin: str, record: dict[str, Any]) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone can read, in place of the one before: who reads it sees the old or the new, whole."""
+    """Write a file that its owner alone can read, in place of the one before:
+
+    who reads it sees the old or the new, whole.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # made with mode 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -164,7 +167,8 @@ def locked(origin: str) -> Iterator[None]:
         except OSError as error:
             raise ConfigurationError(
                 f"{_file(origin, '.lock')} is locked by another process, or can't be locked: {error.strerror or error}",
-                "end the other mlflow-gatehouse or training process that renews this sign-in, then try again; on a network "
+                "end the other mlflow-gatehouse or training process that renews this sign-in, then try again; on a "
+                "network "
                 "drive without locks, export GATEHOUSE_CONFIG=/a/local/folder",
             ) from None
         yield

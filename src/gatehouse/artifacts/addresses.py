@@ -86,7 +86,9 @@ def _place(address: str) -> _Place:
 
 
 def _readings(address: str) -> Iterator[str]:
-    """Yield an address as it is and as each further decoding of percent signs makes it (MLflow decodes until nothing changes)."""
+    """Yield an address as it is and as each further decoding of percent signs makes it (MLflow decodes until nothing
+    changes).
+    """
     for _ in range(MAX_DECODINGS):
         yield address
         decoded = unquote(address)
@@ -110,7 +112,8 @@ class Addresses:
         self._host = urlsplit(public_url).netloc if public_url else ""
 
     def check(self, address: str) -> None:
-        """Return if the server may touch what an address names, or if it names a run or a model, which is asked about next.
+        """Return if the server may touch what an address names, or if it names a run or a model, which is asked about
+        next.
 
         Raises:
             Foreign: otherwise; the text says why, and what would let it in.
@@ -127,12 +130,15 @@ class Addresses:
         except Foreign as error:
             shown = address if len(address) <= 200 else address[:200] + "…"
             raise Foreign(
-                f"The server doesn't touch {shown!r}: {error}. Whoever runs the server can allow a further place by the "
+                f"The server doesn't touch {shown!r}: {error}. Whoever runs the server can allow a further place by "
+                "the "
                 f"setting {SETTING}."
             ) from None
 
     def check_source(self, address: str) -> None:
-        """As ``check``, for what a client names as the source of a version: a word that names no place may stand there too.
+        """As ``check``, for what a client names as the source of a version:
+
+        a word that names no place may stand there too.
 
         MLflow's prompts have such a word; nothing can be read by it.
         """
@@ -140,7 +146,9 @@ class Addresses:
             self.check(address)
 
     def check_proxied(self, address: str) -> None:
-        """As ``check``, for what MLflow asks whether it goes through this server: only a web page that isn't ours is refused.
+        """As ``check``, for what MLflow asks whether it goes through this server:
+
+        only a web page that isn't ours is refused.
 
         MLflow takes each address with the path of a server's artifacts, whatever its host, for one in this server's own
         store; and it fails with an assertion for the others.

@@ -103,7 +103,10 @@ class DirectRepository(StoreRepository, MultipartUploadMixin, MultipartDownloadM
         return PresignedDownloadUrlResponse(url=through_the_server, headers={}, file_size=None)
 
     def _target(self, local_file: str, artifact_path: str | None) -> str:
-        """Return an upload's path in the store from what clients send: the file's path on *their* machine, and a folder."""
+        """Return an upload's path in the store from what clients send:
+
+        the file's path on *their* machine, and a folder.
+        """
         name = re.split(r"[/\\]", local_file)[-1]
         if not name:
             raise paths.BadPath("Invalid path: it names no file.")

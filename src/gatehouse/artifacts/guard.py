@@ -1,4 +1,7 @@
-"""Where the server's own addresses are enforced: as MLflow opens an artifact store, and as an address is written to a row."""
+"""Where the server's own addresses are enforced:
+
+as MLflow opens an artifact store, and as an address is written to a row.
+"""
 
 from __future__ import annotations
 

@@ -248,7 +248,10 @@ class ArtifactLayer:
                 await self._serve(context, path, send)
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run what blocks in a thread, to its end, also if this task is cancelled: nothing may work on it any more then."""
+        """Run what blocks in a thread, to its end, also if this task is cancelled:
+
+        nothing may work on it any more then.
+        """
         future = asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *arguments))
         try:
             return await asyncio.shield(future)
@@ -258,7 +261,10 @@ class ArtifactLayer:
             raise
 
     async def _serve(self, context: Context, path: str, send: Send) -> None:
-        """Move one artifact; errors are answered in MLflow's shape as long as nothing was sent, and cut it off later."""
+        """Move one artifact.
+
+        Errors are answered in MLflow's shape as long as nothing was sent, and cut it off later.
+        """
         started = False
 
         async def noting(message: Message) -> None:
@@ -454,7 +460,10 @@ class _Conditions:
         self.plain = not self._is_head and not self._headers
 
     def answer_without_body(self, stat: Stat, path: str) -> tuple[Message, Message] | None:
-        """Return the answer where no bytes are to be sent: unchanged, a condition that fails, HEAD, a range beyond the end."""
+        """Return the answer where no bytes are to be sent:
+
+        unchanged, a condition that fails, HEAD, a range beyond the end.
+        """
         from werkzeug.http import parse_date
         from werkzeug.sansio.http import is_resource_modified
 

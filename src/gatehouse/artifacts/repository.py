@@ -115,7 +115,7 @@ class StoreRepository(ArtifactRepository):  # type: ignore[misc]  # MLflow is un
 def register(
     destination: str, open_store: Callable[[], Store], repository: type[StoreRepository] = StoreRepository
 ) -> None:
-    """Let MLflow, in this process, use the store for whatever lies at or below ``destination``, and for nothing else."""
+    """Let MLflow, in this process, use the store for what lies at or below ``destination``, and for nothing else."""
     scheme = urlsplit(destination).scheme
     others = repository_of_scheme(scheme)
 

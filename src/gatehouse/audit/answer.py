@@ -1,4 +1,4 @@
-"""An answer on its way out: held until the line of its request is written, for a write isn't acknowledged without one."""
+"""An answer on its way out: held until its request's line is written, for no write is acknowledged without one."""
 
 from __future__ import annotations
 

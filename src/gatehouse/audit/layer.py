@@ -50,7 +50,10 @@ class AuditLayer:
         return context.refusal is not None or self._reads or status in {401, 403} or context.is_write
 
     def begin(self, context: Context, scope: Scope, seconds: float) -> int:
-        """Leave the line of a write that can happen from now on; return the number by which :meth:`write` replaces it."""
+        """Leave the line of a write that can happen from now on.
+
+        Return the number by which :meth:`write` replaces it.
+        """
         return self._log.open(fit(entry(context, scope, None, seconds, self._project)))
 
     async def write(

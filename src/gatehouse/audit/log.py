@@ -70,7 +70,10 @@ class AuditLog:
         self._stalled = False
 
     def connect(self, channel: socket.socket) -> None:
-        """Use this end of :func:`audit_wire.pair`; what comes by it is heard from the first use, or :meth:`listen`, on."""
+        """Use this end of :func:`audit_wire.pair`.
+
+        What comes by it is heard from the first use, or :meth:`listen`, on.
+        """
         self._socket = channel
 
     def listen(self) -> asyncio.AbstractEventLoop:
@@ -137,7 +140,9 @@ class AuditLog:
         return bool(events) and not events[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
 
     def open(self, line: bytes) -> int:
-        """Leave a line with the writer, which writes it should this process die before :meth:`write` with the number that this returns."""
+        """Leave a line with the writer, which writes it should this process die before :meth:`write` with the number
+        that this returns.
+        """
         self.listen()
         number = next(self._numbers)
         self._send(wire.pack(wire.OPEN, number, line))
@@ -212,7 +217,10 @@ class AuditLog:
     # --- Health --------------------------------------------------------------------------------------------------
 
     async def healthy(self) -> bool:
-        """Return whether every worker's event loop turns, this one's included; all that ask at once share one question."""
+        """Return whether every worker's event loop turns, this one's included.
+
+        All that ask at once share one question.
+        """
         if self._question is None or self._question.done():
             self._question = asyncio.create_task(self._ask())
         return await asyncio.shield(self._question)
@@ -286,7 +294,10 @@ class AuditLog:
                     self._notice(error, line)
 
     def _lost(self, error: str) -> None:
-        """Without its writer the log can't be written, and nobody watches this process: it ends as if it were told to."""
+        """Without its writer the log can't be written, and nobody watches this process:
+
+        it ends as if it were told to.
+        """
         self.close()
         for _, future, _ in self._waiting.values():
             if not future.done():

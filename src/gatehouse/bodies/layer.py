@@ -1,4 +1,7 @@
-"""Each request's body, before anybody asks for it: read whole, left to stream, or dropped, as its operation takes it."""
+"""Each request's body, before anybody asks for it:
+
+read whole, left to stream, or dropped, as its operation takes it.
+"""
 
 from __future__ import annotations
 

@@ -51,7 +51,10 @@ def look_at_settings(template: Path, is_running: bool = False) -> Iterator[Findi
 
 
 def settings_needed() -> int:
-    """Return how many connections the workers need at once; 0 if the settings don't tell, which is reported with them."""
+    """Return how many connections the workers need at once.
+
+    0 if the settings don't tell, which is reported with them.
+    """
     from gatehouse.start.settings import SettingsError, connections_needed, load
 
     try:
@@ -143,7 +146,10 @@ def look_at_issuer() -> Iterator[Finding]:
         )
         return
     if document.get("issuer") != issuer:
-        text = f"{url} says that its issuer is {document.get('issuer')!r}, not {issuer!r}\n    fix: set OAUTH2_PROXY_OIDC_ISSUER_URL to exactly that"
+        text = (
+            f"{url} says that its issuer is {document.get('issuer')!r}, not {issuer!r}\n    fix: set "
+            "OAUTH2_PROXY_OIDC_ISSUER_URL to exactly that"
+        )
         yield Finding("identity provider", False, text, Exit.SETTINGS)
         return
     yield Finding("identity provider", True, f"{issuer} answers")

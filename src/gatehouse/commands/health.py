@@ -1,4 +1,7 @@
-"""``gatehouse health``: exit with 0 if the gate answers, and every worker of MLflow's behind it; for a container's HEALTHCHECK."""
+"""``gatehouse health``: exit with 0 if the gate answers, and every worker of MLflow's behind it.
+
+For a container's HEALTHCHECK.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``gatehouse status``: what matters now of the gate that runs in this container, and what is wrong with its settings.
 
-It looks at what ``gatehouse doctor`` looks at, and asks the running gate for its figures of the last hour, if METRICS is
-set there. ``/gatehouse/status`` shows the same to admins.
+It looks at what ``gatehouse doctor`` looks at, and asks the running gate for its figures of the last hour, if METRICS
+is set there. ``/gatehouse/status`` shows the same to admins.
 """
 
 from __future__ import annotations

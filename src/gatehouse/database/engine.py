@@ -1,4 +1,6 @@
-"""How MLflow's engine talks to PostgreSQL: in fewer round trips, never for longer than a limit, and otherwise as MLflow set it up.
+"""How MLflow's engine talks to PostgreSQL:
+
+in fewer round trips, never for longer than a limit, and otherwise as MLflow set it up.
 
 MLflow makes its engine itself, from a URL, and a URL may name a plug-in that has a say in it
 (``sqlalchemy.engine.CreateEnginePlugin``): so nothing of MLflow's is changed.
@@ -116,7 +118,10 @@ class FewerRoundTrips(CreateEnginePlugin):
 
 
 def took_too_long() -> Any:
-    """Return the exception (``MlflowException``) of a request whose work was ended: MLflow answers 400, which no client repeats."""
+    """Return the exception (``MlflowException``) of a request whose work was ended:
+
+    MLflow answers 400, which no client repeats.
+    """
     from mlflow.exceptions import MlflowException
 
     return MlflowException.invalid_parameter_value(TOOK_TOO_LONG)

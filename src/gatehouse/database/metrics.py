@@ -37,13 +37,15 @@ _INSERT = """
 _ADD = text(_INSERT.format(table="metrics", conflict="DO NOTHING"))
 #: Locked by name, so that no two batches wait for each other.
 _LATEST = text("""
-    SELECT key, step, timestamp, value FROM latest_metrics WHERE run_uuid = :run AND key = ANY(:keys) ORDER BY key FOR UPDATE
+    SELECT key, step, timestamp, value FROM latest_metrics WHERE run_uuid = :run AND key = ANY(:keys)
+    ORDER BY key FOR UPDATE
 """)
 _REPLACE = text(
     _INSERT.format(
         table="latest_metrics",
         conflict="""(key, run_uuid)
-            DO UPDATE SET timestamp = excluded.timestamp, step = excluded.step, value = excluded.value, is_nan = excluded.is_nan
+            DO UPDATE SET timestamp = excluded.timestamp, step = excluded.step,
+                value = excluded.value, is_nan = excluded.is_nan
             WHERE (excluded.step, excluded.timestamp, excluded.value)
                 > (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)""",
     )

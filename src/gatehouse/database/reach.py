@@ -18,9 +18,12 @@ from gatehouse.exit_codes import Exit
 
 #: Words of libpq's and of the server's that mend themselves: a database that starts, moves, or is full for a moment.
 TRANSIENT = (
-    "connection refused", "timeout expired", "could not translate host name", "no such file or directory", "closed the connection",
-    "starting up", "shutting down", "recovery mode", "not accepting connections", "not yet accepting", "too many clients",
-    "remaining connection slots", "too many connections", "no route to host", "network is unreachable", "host is down", "reset by peer",
+    "connection refused", "timeout expired", "could not translate host name", "no such file or directory",
+    "closed the connection",
+    "starting up", "shutting down", "recovery mode", "not accepting connections", "not yet accepting",
+    "too many clients",
+    "remaining connection slots", "too many connections", "no route to host", "network is unreachable", "host is down",
+    "reset by peer",
     "host is unreachable", "connection timed out", "server_login_retry", "no more connections allowed", "broken pipe",
     "database is locked", "eof detected",
 )  # fmt: skip
@@ -83,7 +86,10 @@ def told(engine: Engine) -> Iterator[None]:
         reason = (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0]
         fix = {
             _INSUFFICIENT_PRIVILEGE: f"as its owner: {grant(engine)}",
-            _READ_ONLY: "name the primary in BACKEND_STORE_URI; a replica for reads goes into MLFLOW_READ_REPLICA_BACKEND_STORE_URI",
+            _READ_ONLY: (
+                "name the primary in BACKEND_STORE_URI; a replica for reads goes into "
+                "MLFLOW_READ_REPLICA_BACKEND_STORE_URI"
+            ),
         }.get(str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", "")), "see the database's log")
         raise SchemaError(
             f"the database {shown(engine)} refuses: {reason}; nothing was changed\n    fix: {fix}", Exit.UNAVAILABLE
@@ -116,7 +122,10 @@ def check_rights(connection: Connection, *, to_create: bool) -> None:
     what = fix = ""
     if schema is None:
         what = f"has none of the schemas in its search path ({path})"
-        fix = f'as the owner of the database: CREATE SCHEMA … AUTHORIZATION "{user}", or correct options=-csearch_path in BACKEND_STORE_URI'
+        fix = (
+            f'as the owner of the database: CREATE SCHEMA … AUTHORIZATION "{user}", or correct options=-csearch_path '
+            "in BACKEND_STORE_URI"
+        )
     elif replica or read_only:
         what = "is a read-only replica" if replica else "is read-only (default_transaction_read_only)"
         fix = (
@@ -175,9 +184,11 @@ def check_pooler(engine: Engine, needed: int, limit_s: float = POOLER_LIMIT_S) -
             thread.join(limit_s)
         return
     raise SchemaError(
-        f"the pooler in front of the database {shown(engine)} lets in {count} transactions at once, and {needed} are needed: "
+        f"the pooler in front of the database {shown(engine)} lets in {count} transactions at once, and {needed} are "
+        "needed: "
         "requests would wait for each other\n"
-        f"    fix: in PgBouncer, default_pool_size (or pool_size of the database) of at least {needed} for each instance; "
+        f"    fix: in PgBouncer, default_pool_size (or pool_size of the database) of at least {needed} for each "
+        "instance; "
         "fewer WORKERS need less",
         Exit.UNAVAILABLE,
     )

@@ -162,15 +162,18 @@ def refuse(schema: Schema) -> None:
 
     if schema.state is State.OLDER:
         raise SchemaError(
-            f"the database's schema ({schema.revision or 'of MLflow before 0.9'}) is older than that of MLflow {VERSION} "
+            f"the database's schema ({schema.revision or 'of MLflow before 0.9'}) is older than that of MLflow "
+            f"{VERSION} "
             f"({schema.wanted}); nothing was changed\n    fix: {TAKE_A_BACKUP}",
             Exit.SCHEMA_OLDER,
         )
     if schema.state is State.FOREIGN:
         raise SchemaError(
-            f"another program's tables are in this schema of the database, and its revision ({schema.revision}) is where MLflow "
+            f"another program's tables are in this schema of the database, and its revision ({schema.revision}) is "
+            "where MLflow "
             "would keep its own (alembic_version); nothing was changed\n"
-            "    fix: give MLflow a schema of its own: CREATE SCHEMA mlflow AUTHORIZATION …, and add ?options=-csearch_path%3Dmlflow to "
+            "    fix: give MLflow a schema of its own: CREATE SCHEMA mlflow AUTHORIZATION …, and add "
+            "?options=-csearch_path%3Dmlflow to "
             "BACKEND_STORE_URI; or a database of its own",
             Exit.SCHEMA_UNKNOWN,
         )
@@ -230,7 +233,8 @@ def ensure_replica(uri: str, setting: str, limit_s: float, say: Callable[[str], 
             return
         if time.monotonic() > deadline:
             raise SchemaError(
-                f"the replica {shown(engine)} has the schema {found.revision or '(none)'}, and the database {found.wanted}\n"
+                f"the replica {shown(engine)} has the schema {found.revision or '(none)'}, and the database "
+                f"{found.wanted}\n"
                 f"    fix: check {setting}, and that it follows the database (pg_stat_replication)",
                 Exit.UNAVAILABLE,
             )

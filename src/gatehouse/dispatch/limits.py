@@ -1,4 +1,6 @@
-"""Limits on what a search may ask: a sort by thousands of metrics, or a filter of a megabyte, costs the database or us seconds.
+"""Limits on what a search may ask:
+
+a sort by thousands of metrics, or a filter of a megabyte, costs the database or us seconds.
 
 They are looked at in MLflow's own handlers' thread, in front of them, on the JSON that Flask parses once for both.
 """

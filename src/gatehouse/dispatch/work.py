@@ -27,7 +27,8 @@ PATIENCE_S = 0.2
 #: From the cancellation of a query to the end of its connection.
 GRACE_S = 5.0
 TOOK_TOO_LONG = (
-    "The database was still busy with this request after the server's DATABASE_TIMEOUT, or the client had gone; its query was "
+    "The database was still busy with this request after the server's DATABASE_TIMEOUT, or the client had gone; its "
+    "query was "
     "ended. Ask for less at once: fewer experiments, a shorter filter or order_by, a smaller max_results."
 )
 

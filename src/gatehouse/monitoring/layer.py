@@ -100,7 +100,10 @@ class MonitoringLayer:
 
 
 def name_of(operation: str | None) -> str:
-    """Return a label's value: one of MLflow's own names, or ``none`` or ``other``; GraphQL's fields are the client's choice."""
+    """Return a label's value: one of MLflow's own names, or ``none`` or ``other``.
+
+    GraphQL's fields are the client's choice.
+    """
     if operation is None:
         return "none"
     first = operation.partition(" ")[0]

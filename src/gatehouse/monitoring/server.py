@@ -1,8 +1,8 @@
 """``gatehouse monitor``: adds up all processes' notes, answers scrapes on a port of its own, and pushes by OTLP.
 
-A process of its own: whoever scrapes, slowly or a thousand times at once, holds up neither a request nor the audit log's
-writer. The supervisor starts it after the gate is open, and again should it end; the sockets are the supervisor's, so
-meanwhile notes and scrapes wait.
+A process of its own: whoever scrapes, slowly or a thousand times at once, holds up neither a request nor the audit
+log's writer. The supervisor starts it after the gate is open, and again should it end; the sockets are the
+supervisor's, so meanwhile notes and scrapes wait.
 """
 
 from __future__ import annotations

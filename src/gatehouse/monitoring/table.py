@@ -16,7 +16,9 @@ BUCKETS: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 @dataclass(frozen=True)
 class Metric:
-    """One row. A counter's notes are added up, a gauge's last one counts, a histogram's are counts for each bucket and the sum."""
+    """One row. A counter's notes are added up, a gauge's last one counts, a histogram's are counts for each bucket and
+    the sum.
+    """
 
     kind: Literal["counter", "gauge", "histogram"]
     help: str
@@ -31,7 +33,8 @@ METRICS: Mapping[str, Metric] = {
     "gatehouse_requests_total": Metric(
         "counter",
         "Requests that were answered, by MLflow's name of the operation, its class, the caller's role, and the result: "
-        "done, rejected (4xx of MLflow), refused (by the gate), failed (5xx) or gone (the client left before the answer).",
+        "done, rejected (4xx of MLflow), refused (by the gate), failed (5xx) or gone (the client left before the "
+        "answer).",
         ("operation", "class", "role", "result"),
     ),
     "gatehouse_request_duration_seconds": Metric(

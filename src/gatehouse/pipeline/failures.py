@@ -22,7 +22,10 @@ _logger = logging.getLogger(__name__)
 
 
 def tell(error: BaseException | None) -> tuple[int, str, str]:
-    """Return the status, MLflow's error code and the message for an exception; nothing secret that it quotes gets out."""
+    """Return the status, MLflow's error code and the message for an exception.
+
+    Nothing secret that it quotes gets out.
+    """
     if isinstance(error, ImportError) and (error.name is None or isinstance(error, ModuleNotFoundError)):
         # With a name it is Python's own; without, whoever raised it says what to install.
         package = (error.name or "").partition(".")[0]

@@ -1,4 +1,6 @@
-"""No redirect answers a path of the API: clients follow it without the body, and what they meant is lost without a word.
+"""No redirect answers a path of the API:
+
+clients follow it without the body, and what they meant is lost without a word.
 
 MLflow's SDK (requests) follows 301 and 302 on a PUT with an empty body, and the empty artifact is stored with 200.
 """

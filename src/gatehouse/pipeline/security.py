@@ -72,7 +72,10 @@ class SecurityLayer:
         await self._checked(scope, context.receive, send)
 
     def _canonical(self, host: bytes) -> bytes | None:
-        """Return the public host where another spelling of it came: capitals, a dot at the end, the scheme's own port."""
+        """Return the public host where another spelling of it came:
+
+        capitals, a dot at the end, the scheme's own port.
+        """
         public = self._public.netloc.encode()
         if host == public or not public:
             return None

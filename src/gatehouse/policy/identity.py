@@ -8,8 +8,10 @@ from dataclasses import dataclass
 #: https://cloud.google.com/iam/docs/service-account-types
 SERVICE_ACCOUNT_DOMAIN = "gserviceaccount.com"
 #: Mail domains that anybody can have an address of.
-OPEN_DOMAINS = ("gmail.com", "googlemail.com", "outlook.com", "hotmail.com", "gserviceaccount.com", "iam.gserviceaccount.com",
-                "developer.gserviceaccount.com", "appspot.gserviceaccount.com", "cloudbuild.gserviceaccount.com")  # fmt: skip
+OPEN_DOMAINS = (
+    "gmail.com", "googlemail.com", "outlook.com", "hotmail.com", "gserviceaccount.com", "iam.gserviceaccount.com",
+    "developer.gserviceaccount.com", "appspot.gserviceaccount.com", "cloudbuild.gserviceaccount.com",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Pages of other origins that the operator lists (MLFLOW_SERVER_CORS_ALLOWED_ORIGINS) may ask, with a token of their own.
+"""Pages of other origins that the operator lists (MLFLOW_SERVER_CORS_ALLOWED_ORIGINS) may ask, with a token of their
+own.
 
 Before such a request a browser asks whether it may, without any credential (Fetch standard, CORS-preflight). The proxy
 lets these questions through when an origin is listed, and here, in front of the identity's layer, they are answered:

@@ -1,4 +1,6 @@
-"""``/.well-known/gatehouse``: what a client must know before it can sign in, and the client itself. Nothing of it is secret.
+"""``/.well-known/gatehouse``: what a client must know before it can sign in, and the client itself.
+
+Nothing of it is secret.
 
 These paths alone answer without an identity: the proxy lets them through (``skip_auth_routes``), and
 :class:`DiscoveryLayer`, outside all other layers, answers them from bytes read at start, by their exact names.
@@ -56,7 +58,10 @@ class Client:
 
     @classmethod
     def find(cls, folder: Path) -> Client | None:
-        """Return the wheel of this server's own version from a folder of built distributions; None if it isn't there."""
+        """Return the wheel of this server's own version from a folder of built distributions.
+
+        None if it isn't there.
+        """
         path = folder / f"mlflow_gatehouse-{__version__}-py3-none-any.whl"
         return cls(path.name, path.read_bytes()) if path.is_file() else None
 

@@ -1,4 +1,6 @@
-"""``GET /gatehouse/ready``: 200 if every worker of MLflow's answers, else 503; for the platform's probes, which have no identity.
+"""``GET /gatehouse/ready``: 200 if every worker of MLflow's answers, else 503.
+
+For the platform's probes, which have no identity.
 
 oauth2-proxy's ``/ping`` answers for oauth2-proxy alone. The database isn't asked: a probe that fails while it is away
 would have the platform restart a server that can't mend that.

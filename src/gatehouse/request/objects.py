@@ -1,4 +1,7 @@
-"""The things that a request names, as its audit line calls them: identifiers out of paths, queries and bodies, cut to size."""
+"""The things that a request names, as its audit line calls them:
+
+identifiers out of paths, queries and bodies, cut to size.
+"""
 
 from __future__ import annotations
 

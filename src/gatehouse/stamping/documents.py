@@ -1,4 +1,7 @@
-"""Requests that MLflow reads as plain JSON: the fields of its own handlers that have no message class, and of FastAPI's models."""
+"""Requests that MLflow reads as plain JSON:
+
+the fields of its own handlers that have no message class, and of FastAPI's models.
+"""
 
 from __future__ import annotations
 

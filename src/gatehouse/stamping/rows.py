@@ -1,4 +1,6 @@
-"""The author in MLflow's own rows: what a request writes to the database names whoever sent the request, whatever wrote it.
+"""The author in MLflow's own rows:
+
+what a request writes to the database names whoever sent the request, whatever wrote it.
 
 The messages of requests are stamped before MLflow sees them (people.py). But MLflow also creates things by itself while
 it serves a request (the runs of an evaluation or of issue detection, a user's review queue, the trace of a span whose

@@ -104,7 +104,10 @@ class Figures:
         self.reporter.watch(look)
 
     def engines(self, engines: Iterable[Engine]) -> None:
-        """Look at MLflow's own connections: its pools together, for which of them a request uses is MLflow's business."""
+        """Look at MLflow's own connections:
+
+        its pools together, for which of them a request uses is MLflow's business.
+        """
         engines = list(engines)
 
         def connected(*_: Any) -> None:

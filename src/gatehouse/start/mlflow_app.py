@@ -15,7 +15,10 @@ from gatehouse.upstream import application, lazy, stores
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return what MLflow's application reads; a public MLFLOW_* variable that is set already wins, or adds to a list."""
+    """Return what MLflow's application reads.
+
+    A public MLFLOW_* variable that is set already wins, or adds to a list.
+    """
     public_url = settings.public_url or ""
     database = engine.named(settings.backend_store_uri, settings.database_timeout)
     replica = engine.named(settings.read_replica, settings.database_timeout) if settings.read_replica else None

@@ -20,7 +20,8 @@ INTERVAL_S = 2.0
 #: Seconds before the process that shows figures is started again.
 AGAIN_S = 1.0
 BACKLOG = 64
-#: oauth2-proxy's line of a sign-in (its auth_logging_format; the user's name and what follows the status are others' words).
+#: oauth2-proxy's line of a sign-in (its auth_logging_format; the user's name and what follows the status are others'
+#: words).
 _SIGN_IN = re.compile(rb"\[\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\] \[Auth(Success|Failure|Error)\]")
 
 

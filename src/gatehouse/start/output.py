@@ -1,9 +1,10 @@
-"""The supervisor's stdout and stderr: the one place in the container that writes to them, and the one that may have to wait.
+"""The supervisor's stdout and stderr:
+
+the one place in the container that writes to them, and the one that may have to wait.
 
 Whoever reads them can stall, and nobody but this may notice. So what the children print comes by pipes that are always
-drained: an
-:class:`Output` writes it, or drops it with a count while nothing reads. Lines of the audit log come by sockets (the :class:`Desk`) and
-are never dropped: each is answered once it is written.
+drained: an :class:`Output` writes it, or drops it with a count while nothing reads. Lines of the audit log come by
+sockets (the :class:`Desk`) and are never dropped: each is answered once it is written.
 
 The descriptors stay blocking: O_NONBLOCK belongs to the open file, which this process shares with whoever started it. A
 thread for each waits in its place.
@@ -81,7 +82,10 @@ class Output:
         return len(self._queue)
 
     def finish(self, deadline: float) -> list[bytes]:
-        """Wait until all is written, at most until a time of the monotonic clock; return the audit log's lines that aren't."""
+        """Wait until all is written, at most until a time of the monotonic clock.
+
+        Return the audit log's lines that aren't.
+        """
         with self._changed:
             while self._queue and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
@@ -158,7 +162,9 @@ class Relay:
 
 
 class Drain:
-    """Empties all relays, in a thread of its own and at most so often that it costs next to nothing, however many lines come."""
+    """Empties all relays, in a thread of its own and at most so often that it costs next to nothing, however many lines
+    come.
+    """
 
     def __init__(self) -> None:
         self._poll = select.epoll()
@@ -214,7 +220,10 @@ class Desk:
         selector.register(channel, selectors.EVENT_READ, lambda: self._receive(selector, channel, closed))
 
     def drain(self, selector: selectors.BaseSelector) -> None:
-        """Take what has arrived on all channels; those of dead workers are closed, and what they left open is written."""
+        """Take what has arrived on all channels.
+
+        Those of dead workers are closed, and what they left open is written.
+        """
         for channel in list(self._channels):
             self._receive(selector, channel, None)
 
@@ -270,7 +279,10 @@ class Desk:
     # --- Health --------------------------------------------------------------------------------------------------
 
     def _ask(self, asker: socket.socket, number: int) -> None:
-        """Ask each worker whether its event loop turns; SIGSTOP, an endless loop and a held interpreter lock all show here."""
+        """Ask each worker whether its event loop turns.
+
+        SIGSTOP, an endless loop and a held interpreter lock all show here.
+        """
         self._pings += 1
         waiting = set(self._channels)
         self._asked[self._pings] = (asker, number, waiting, time.monotonic() + ANSWER_LIMIT_S)
@@ -303,7 +315,10 @@ class Desk:
 
 
 def write_in_thread(descriptor: int, errors: int = 2) -> socket.socket:
-    """Be the log's writer in a thread of this process, for measurements and tests that have no supervisor; return a worker's end."""
+    """Be the log's writer in a thread of this process, for measurements and tests that have no supervisor.
+
+    Return a worker's end.
+    """
     ours, theirs = wire.pair()
     selector = selectors.DefaultSelector()
     desk = Desk(Output(descriptor), Output(errors))

@@ -94,7 +94,10 @@ def select_sections(template: str, chosen: str) -> str:
 def render(
     template: str, provider: str, public_url: str, templates: Path, login_client_id: str | None, open_paths: str
 ) -> str:
-    """Return the proxy's configuration file; tokens for ``login_client_id`` are taken too, and ``open_paths`` need none."""
+    """Return the proxy's configuration file.
+
+    Tokens for ``login_client_id`` are taken too, and ``open_paths`` need none.
+    """
 
     def quote(text: str) -> str:
         return json.dumps(text, ensure_ascii=False)[1:-1]  # a JSON string is a TOML basic string
@@ -131,7 +134,8 @@ def check_who_may_come_in(environment: Mapping[str, str], provider: str) -> list
             Problem(
                 name,
                 "is not set, and neither is OAUTH2_PROXY_AUTHENTICATED_EMAILS_FILE: nobody could come in",
-                "list your company's mail domains, for example OAUTH2_PROXY_EMAIL_DOMAINS=example.com,PROJECT.iam.gserviceaccount.com",
+                "list your company's mail domains, for example "
+                "OAUTH2_PROXY_EMAIL_DOMAINS=example.com,PROJECT.iam.gserviceaccount.com",
             )
         ]
     problems = [
@@ -291,7 +295,10 @@ def check_listener(environment: Mapping[str, str], own_file: Mapping[str, object
 def proxy_environment(
     environment: Mapping[str, str], ties: Mapping[str, str], address: str, socket: Path, proof: str
 ) -> dict[str, str]:
-    """Return the proxy's environment: its own settings, ``ties``, and what a Go program reads; no credential of MLflow's."""
+    """Return the proxy's environment: its own settings, ``ties``, and what a Go program reads.
+
+    No credential of MLflow's.
+    """
     wanted = re.compile(
         r"OAUTH2_PROXY_.*|PATH|HOME|TMPDIR|TZ|LANG|SSL_CERT_(FILE|DIR)|(?i:https?_proxy|no_proxy)"
         r"|GOOGLE_APPLICATION_CREDENTIALS|GCE_METADATA_.*|AZURE_FEDERATED_TOKEN_FILE|GO(MAXPROCS|MEMLIMIT|GC|DEBUG)"

@@ -94,7 +94,10 @@ def check_artifacts(destination: str, direct: bool) -> None:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What the supervisor hands over: the plan, where to say how the start goes, the log, and each worker's way to its writer."""
+    """What the supervisor hands over:
+
+    the plan, where to say how the start goes, the log, and each worker's way to its writer.
+    """
 
     plan: int
     control: int
@@ -176,7 +179,8 @@ class Clock:
 
 
 def settle() -> None:
-    """Let the garbage collector, off while MLflow was imported, forget all that this made, and work less often from now on.
+    """Let the garbage collector, off while MLflow was imported, forget all that this made, and work less often from now
+    on.
 
     Looking for garbage during the import took a fifth of the start, and there was next to none.
     A request for 1,000 runs makes some 100,000 objects and hardly a cycle: with Python's thresholds, looking for

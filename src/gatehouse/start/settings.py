@@ -117,7 +117,10 @@ def parse_hops(value: str) -> int:
 
 
 def available_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, and its container's quota (cgroup v2 cpu.max, v1), rounded."""
+    """Return how many CPUs this process may use:
+
+    its affinity, and its container's quota (cgroup v2 cpu.max, v1), rounded.
+    """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = period = ""
     with contextlib.suppress(OSError, ValueError):
@@ -166,11 +169,14 @@ def _split(value: str, example: str) -> SplitResult:
 #: What libpq takes in a URL (its documentation, "Parameter Key Words"); None: any value.
 LIBPQ_PARAMETERS: Mapping[str, str | None] = {
     "host": None, "hostaddr": None, "port": None, "dbname": None, "user": None, "password": None, "passfile": None,
-    "client_encoding": None, "options": None, "application_name": None, "fallback_application_name": None, "sslcert": None,
+    "client_encoding": None, "options": None, "application_name": None, "fallback_application_name": None,
+    "sslcert": None,
     "sslkey": None, "sslpassword": None, "sslrootcert": None, "sslcrl": None, "sslcrldir": None, "requirepeer": None,
     "krbsrvname": None, "gsslib": None, "service": None, "require_auth": None,
-    "connect_timeout": "[0-9]+", "keepalives_idle": "[0-9]+", "keepalives_interval": "[0-9]+", "keepalives_count": "[0-9]+",
-    "tcp_user_timeout": "[0-9]+", "keepalives": "[01]", "sslcompression": "[01]", "sslsni": "[01]", "gssdelegation": "[01]",
+    "connect_timeout": "[0-9]+", "keepalives_idle": "[0-9]+", "keepalives_interval": "[0-9]+",
+    "keepalives_count": "[0-9]+",
+    "tcp_user_timeout": "[0-9]+", "keepalives": "[01]", "sslcompression": "[01]", "sslsni": "[01]",
+    "gssdelegation": "[01]",
     "ssl_min_protocol_version": r"TLSv1(?:\.[123])?", "ssl_max_protocol_version": r"TLSv1(?:\.[123])?",
     "sslmode": "disable|allow|prefer|require|verify-ca|verify-full",
     "channel_binding": "disable|prefer|require",
@@ -237,7 +243,8 @@ def parse_database(value: str) -> str:
     except ValueError:
         raise Invalid(
             "has a port that isn't a number, most likely because the password has '/', '#', '?' or '@' in it",
-            "percent-encode the password: python3 -c 'import urllib.parse; print(urllib.parse.quote(input(), safe=\"\"))'",
+            "percent-encode the password: python3 -c 'import urllib.parse; print(urllib.parse.quote(input(), "
+            'safe=""))\'',
         ) from None
     check_parameters(url.query)
     socket_folder = re.search(r"(?:^|&)host=([^&]*)", url.query)
@@ -424,7 +431,8 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "FAST_READS",
         parse_switch,
-        "`false`: MLflow's own handlers answer all reads; on PostgreSQL, Gatehouse answers the most frequent ones itself",
+        "`false`: MLflow's own handlers answer all reads; on PostgreSQL, Gatehouse answers the most frequent ones "
+        "itself",
         "true",
     ),
     Setting(
@@ -436,12 +444,14 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "METRICS",
         parse_listener,
-        "the port, or `HOST:PORT`, where Prometheus finds `/metrics` ([docs/monitoring.md](docs/monitoring.md)); never the public one",
+        "the port, or `HOST:PORT`, where Prometheus finds `/metrics` ([docs/monitoring.md](docs/monitoring.md)); "
+        "never the public one",
     ),
     Setting(
         "TRUSTED_HOPS",
         parse_hops,
-        "front ends before the public port that append to X-Forwarded-For, for the audit log's client address; `auto`: 1 on Cloud Run, else 0",
+        "front ends before the public port that append to X-Forwarded-For, for the audit log's client address; "
+        "`auto`: 1 on Cloud Run, else 0",
         "auto",
     ),
     Setting(
@@ -625,7 +635,8 @@ def read(environment: Mapping[str, str]) -> tuple[dict[str, Any], Settings | Non
             Problem(
                 "BACKEND_STORE_URI",
                 "is not set",
-                "give the database, for example postgresql://USER:PASSWORD@HOST/DATABASE, or a file with it in BACKEND_STORE_URI_FILE",
+                "give the database, for example postgresql://USER:PASSWORD@HOST/DATABASE, or a file with it in "
+                "BACKEND_STORE_URI_FILE",
             )
         )
     destination, root = environment.get("ARTIFACTS_DESTINATION"), environment.get("DEFAULT_ARTIFACT_ROOT")
@@ -634,7 +645,8 @@ def read(environment: Mapping[str, str]) -> tuple[dict[str, Any], Settings | Non
             Problem(
                 "ARTIFACTS_DESTINATION",
                 "and DEFAULT_ARTIFACT_ROOT are both set",
-                "keep ARTIFACTS_DESTINATION if the server stores the artifacts, DEFAULT_ARTIFACT_ROOT if clients write to the bucket themselves",
+                "keep ARTIFACTS_DESTINATION if the server stores the artifacts, DEFAULT_ARTIFACT_ROOT if clients "
+                "write to the bucket themselves",
             )
         )
     elif not destination and not root:
@@ -692,7 +704,10 @@ def parse_replica(environment: Mapping[str, str], primary: str | None) -> tuple[
 
 
 def connections_needed(workers: int) -> int:
-    """Return how many database connections the workers use at once: each of a worker's threads one, and one a second."""
+    """Return how many database connections the workers use at once:
+
+    each of a worker's threads one, and one a second.
+    """
     from gatehouse.dispatch.dispatcher import LEAST_QUICK_THREADS, QUICK_THREADS
 
     return workers * (max(LEAST_QUICK_THREADS, QUICK_THREADS // workers) + 1)

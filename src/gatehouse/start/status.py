@@ -179,7 +179,8 @@ def rows(status: dict[str, Any]) -> list[tuple[str, str]]:
     told += [
         (
             f"slow: {each['operation']}",
-            f"p95 {each['p95_s']:g} s, mean {each['mean_s']:g} s, longest {each['longest_s']:g} s, {each['count']} requests",
+            f"p95 {each['p95_s']:g} s, mean {each['mean_s']:g} s, longest {each['longest_s']:g} s, {each['count']} "
+            "requests",
         )
         for each in figures["slowest"]
     ]

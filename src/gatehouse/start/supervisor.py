@@ -1,4 +1,6 @@
-"""``gatehouse start``: what start.sh becomes. It checks all settings, starts the programs, watches each by name, and ends them in order.
+"""``gatehouse start``: what start.sh becomes.
+
+It checks all settings, starts the programs, watches each by name, and ends them in order.
 
 MLflow first; once it is ready the proxy, the listener and the job runner. Whichever ends, ends all: first what clients
 see, which finishes its requests while the others are still there, and MLflow after it. It is also the one writer of

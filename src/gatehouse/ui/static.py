@@ -1,4 +1,6 @@
-"""MLflow's scripts and styles, compressed once and sent from the event loop: a fifth of the bytes, and no thread of Flask's.
+"""MLflow's scripts and styles, compressed once and sent from the event loop:
+
+a fifth of the bytes, and no thread of Flask's.
 
 ``python -m gatehouse.ui.static`` compresses them all when the image is built, into ``share/gatehouse/static`` of the
 Python environment; where that wasn't done, each is compressed when it is first asked for. The copies that were asked

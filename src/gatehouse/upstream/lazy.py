@@ -1,4 +1,6 @@
-"""pandas, which MLflow's start imports for two annotations and its server hardly ever uses: loaded on first use instead.
+"""pandas, which MLflow's start imports for two annotations and its server hardly ever uses:
+
+loaded on first use instead.
 
 It is a seventh of the processor time of a whole start (docs/decisions/0011). Python's own ``importlib.util.LazyLoader``
 won't do: until Python 3.12 two threads that use a module first at the same moment can see half of it (CPython issue

@@ -1,4 +1,6 @@
-"""Every private name of other packages that Gatehouse relies on: where it is used, for what, and whether it is still so.
+"""Every private name of other packages that Gatehouse relies on:
+
+where it is used, for what, and whether it is still so.
 
 ``python -m gatehouse.upstream.names`` looks each of them up in what is installed and prints what is missing or has
 changed; ``make upstream-check MLFLOW=3.16.0`` does so beside another release of MLflow. What a name's signature can't

@@ -6,7 +6,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class Protocol(HttpToolsProtocol):
-    """Drops what stands behind a chunked body: uvicorn would append it to the headers that the proxy's identity is read from.
+    """Drops what stands behind a chunked body:
+
+    uvicorn would append it to the headers that the proxy's identity is read from.
 
     Relies on httptools' callbacks, which it calls by name. tests/access/test_boundary.py sends trailers.
     """

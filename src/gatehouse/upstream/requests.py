@@ -19,7 +19,10 @@ class Unreadable(Exception):
 
 
 def message_classes() -> dict[str, type[Message]]:
-    """Return the class of the request of each handler, by the handler's name; those without one read JSON themselves."""
+    """Return the class of the request of each handler, by the handler's name.
+
+    Those without one read JSON themselves.
+    """
     from mlflow.server.handlers import HANDLERS
 
     return {handler.__name__: message for message, handler in HANDLERS.items()}

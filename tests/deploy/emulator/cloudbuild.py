@@ -88,7 +88,8 @@ def _must_work(call: Call, account: str) -> None:
         raise ApiError(
             400,
             "FAILED_PRECONDITION",
-            f"{cloud.project.number}-compute@developer.gserviceaccount.com does not have storage.objects.get access to the Google Cloud"
+            f"{cloud.project.number}-compute@developer.gserviceaccount.com does not have storage.objects.get access to "
+            "the Google Cloud"
             " Storage object. Permission 'storage.objects.get' denied on resource (or it may not exist).",
         )
     if account not in cloud.iam.accounts:

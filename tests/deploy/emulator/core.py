@@ -1,4 +1,7 @@
-"""What every emulated API shares: the table of handlers, a call, the errors as Google words them, names and IAM policies."""
+"""What every emulated API shares:
+
+the table of handlers, a call, the errors as Google words them, names and IAM policies.
+"""
 
 from __future__ import annotations
 
@@ -175,7 +178,8 @@ class Policy:
             raise ApiError(
                 409,
                 "ABORTED",
-                "There were concurrent policy changes. Please retry the whole read-modify-write with exponential backoff.",
+                "There were concurrent policy changes. Please retry the whole read-modify-write with exponential "
+                "backoff.",
             )
         for binding in policy.get("bindings", []):
             if not re.match(r"(roles|projects/[^/]+/roles)/", binding["role"]):

@@ -65,9 +65,11 @@ class Project:
         raise ApiError(
             403,
             "PERMISSION_DENIED",
-            f"{api.split('.')[0]} API has not been used in project {self.number} before or it is disabled. Enable it by "
+            f"{api.split('.')[0]} API has not been used in project {self.number} before or it is disabled. Enable it "
+            "by "
             f"visiting https://console.developers.google.com/apis/api/{api}/overview?project={self.number} then retry. "
-            "If you enabled this API recently, wait a few minutes for the action to propagate to our systems and retry.",
+            "If you enabled this API recently, wait a few minutes for the action to propagate to our systems and "
+            "retry.",
             [
                 {
                     "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -91,7 +93,8 @@ class Project:
             raise ApiError(
                 412,
                 "FAILED_PRECONDITION",
-                f"'{region}' violates constraint 'constraints/gcp.resourceLocations' on the resource 'projects/{self.id}'.",
+                f"'{region}' violates constraint 'constraints/gcp.resourceLocations' on the resource "
+                f"'projects/{self.id}'.",
             )
 
     def must_be(self, name: str) -> None:

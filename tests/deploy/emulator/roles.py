@@ -1,4 +1,6 @@
-"""Google's own roles, as far as the emulated APIs check: role → permissions, from "IAM roles and permissions index" (read in 2025).
+"""Google's own roles, as far as the emulated APIs check:
+
+role → permissions, from "IAM roles and permissions index" (read in 2025).
 
 Not the tool's table (`deploy.cloud.rights`): what that one claims is held against this one.
 """

@@ -62,7 +62,10 @@ class Runtime(Protocol):
 
 @dataclass
 class Pretended:
-    """A runtime without containers: images start, unless a test says otherwise. Nothing answers at the service's URL."""
+    """A runtime without containers: images start, unless a test says otherwise.
+
+    Nothing answers at the service's URL.
+    """
 
     #: Images (by a part of their name) whose container does not come up.
     broken: set[str] = field(default_factory=set)
@@ -174,8 +177,10 @@ class CloudRun:
         if not allowed or self.cloud.iam.stale > 0:
             self.cloud.iam.stale -= 1
             raise RuntimeError(
-                f"Permission denied on secret: projects/{number}/secrets/{name}/versions/{version} for Revision service "
-                f"account {account}. The service account used must be granted the 'Secret Manager Secret Accessor' role "
+                f"Permission denied on secret: projects/{number}/secrets/{name}/versions/{version} for Revision "
+                "service "
+                f"account {account}. The service account used must be granted the 'Secret Manager Secret Accessor' "
+                "role "
                 "(roles/secretmanager.secretAccessor) at the secret, project or higher level."
             )
         try:
@@ -249,7 +254,8 @@ class CloudRun:
             message = str(error)
             if "secret" not in message.lower() and "not found" not in message:
                 message = (
-                    f"The user-provided container failed the configured startup probe checks. Logs for this revision might contain "
+                    "The user-provided container failed the configured startup probe checks. Logs for this revision "
+                    "might contain "
                     f"more information. ({message})"
                 )
             failure = (
@@ -328,7 +334,8 @@ class CloudRun:
         least = {4: 2048, 6: 4096, 8: 4096}.get(int(processors), 0)
         if processors not in {0.5, 1, 2, 4, 6, 8} or not least <= mebibytes <= 4096 * max(processors, 1):
             raise invalid(
-                "spec.template.spec.containers.resources.limits.cpu: Invalid value specified for cpu. For the specified value, maxScale and"
+                "spec.template.spec.containers.resources.limits.cpu: Invalid value specified for cpu. For the "
+                "specified value, maxScale and"
                 f" memory must be within limits: {cpu} CPU with {memory}."
             )
         ingress = body["metadata"].get("annotations", {}).get("run.googleapis.com/ingress", "all")
@@ -336,7 +343,8 @@ class CloudRun:
             raise ApiError(
                 400,
                 "FAILED_PRECONDITION",
-                f"Constraint constraints/run.allowedIngress violated for {self.cloud.project.id}: ingress '{ingress}' is not allowed by the"
+                f"Constraint constraints/run.allowedIngress violated for {self.cloud.project.id}: ingress '{ingress}' "
+                "is not allowed by the"
                 " organization policy.",
             )
         for instance in filter(None, notes.get("run.googleapis.com/cloudsql-instances", "").split(",")):
@@ -355,7 +363,8 @@ class CloudRun:
             raise ApiError(
                 400,
                 "FAILED_PRECONDITION",
-                "The request was violated by organization policy constraints/run.managed.requireInvokerIam: the invoker IAM "
+                "The request was violated by organization policy constraints/run.managed.requireInvokerIam: the "
+                "invoker IAM "
                 "check of a service may not be disabled.",
             )
         region = call.headers["x-region"]

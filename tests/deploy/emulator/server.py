@@ -114,7 +114,9 @@ class Emulator:
             setattr(self.run, name, copy.deepcopy(getattr(other.run, name), memo))
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Return the variables that make gcloud and Python's clients come here, with a configuration of their own in `home`."""
+        """Return the variables that make gcloud and Python's clients come here, with a configuration of their own in
+        `home`.
+        """
         home.mkdir(parents=True, exist_ok=True)
         token, authority = home / "token", str(self.authority.bundle)
         token.write_text(OWNER_TOKEN)

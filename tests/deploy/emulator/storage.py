@@ -48,8 +48,10 @@ def _bucket(call: Call) -> Bucket:
         raise ApiError(
             403,
             "PERMISSION_DENIED",
-            f"owner@example.com does not have storage.buckets.get access to the Google Cloud Storage bucket. Permission "
-            f"'storage.buckets.get' denied on resource '//storage.googleapis.com/projects/_/buckets/{name}' (or it may not exist).",
+            "owner@example.com does not have storage.buckets.get access to the Google Cloud Storage bucket. "
+            "Permission "
+            f"'storage.buckets.get' denied on resource '//storage.googleapis.com/projects/_/buckets/{name}' (or it "
+            "may not exist).",
         )
     if name not in call.emulator.storage.buckets:
         raise missing("The specified bucket does not exist.")

@@ -1,4 +1,7 @@
-"""Who signs in without a key: Google's token exchange, the pools and providers of federation, and refresh tokens of people."""
+"""Who signs in without a key:
+
+Google's token exchange, the pools and providers of federation, and refresh tokens of people.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Federation:
-    """Workload identity pools (name → settings) with their providers (`POOL/PROVIDER` → settings); refresh tokens (token → person)."""
+    """Workload identity pools (name → settings) with their providers (`POOL/PROVIDER` → settings).
+
+    Refresh tokens (token → person).
+    """
 
     pools: dict[str, dict[str, Any]] = field(default_factory=dict)
     providers: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -50,7 +50,10 @@ LOOK = 3600.0  # seconds after which a token that says nothing of its end is loo
 
 
 def _watch(origin: str, path: Path) -> int:
-    """Keep the file fresh for programs that read one. What goes wrong later is said, and tried again: the old token stays."""
+    """Keep the file fresh for programs that read one.
+
+    What goes wrong later is said, and tried again: the old token stays.
+    """
     keeper = keeper_of(origin)
     written = ""
     while True:

@@ -79,13 +79,19 @@ DELEGATE = "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegatio
 #: What the service says of credentials (https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes),
 #: and the fix.
 BAD_CREDENTIALS = {
-    "AuthenticationFailed": "refuses the server's credentials; check AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCESS_KEY "
-    "against the account's keys, or the identity's tenant",
+    "AuthenticationFailed": (
+        "refuses the server's credentials; check AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCESS_KEY against "
+        "the account's keys, or the identity's tenant"
+    ),
     "InvalidAuthenticationInfo": "refuses the server's token; check AZURE_TENANT_ID against the account's tenant",
-    "NoAuthenticationInformation": "got no credentials; set AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCESS_KEY or an identity",
+    "NoAuthenticationInformation": (
+        "got no credentials; set AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCESS_KEY or an identity"
+    ),
     "KeyBasedAuthenticationNotPermitted": "takes no account keys; unset them, and give the server a managed identity",
-    "AuthorizationFailure": "refuses the server; check AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCESS_KEY against the account's keys, "
-    "and let the server's network through the account's firewall",
+    "AuthorizationFailure": (
+        "refuses the server; check AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCESS_KEY against the account's "
+        "keys, and let the server's network through the account's firewall"
+    ),
     "AccountIsDisabled": "belongs to an account that is disabled",
 }
 DAMAGED = {"Md5Mismatch", "Crc64Mismatch", "InvalidMd5"}
@@ -96,7 +102,9 @@ def _tag(etag: object) -> str:
 
 
 def _block_id(upload: str, number: int) -> str:
-    """Return a block's name: of this upload alone, for blocks of all uploads to a name lie together until one is committed."""
+    """Return a block's name: of this upload alone, for blocks of all uploads to a name lie together until one is
+    committed.
+    """
     return f"{upload}-{number:05d}"
 
 
@@ -388,7 +396,8 @@ class AzureStore(Store):
                         key = self._service.get_user_delegation_key(now - timedelta(minutes=15), until)
                 except Denied:
                     raise CannotSign(
-                        f"The server's identity may not {DELEGATE}; give it the role Storage Blob Delegator on the account, "
+                        f"The server's identity may not {DELEGATE}; give it the role Storage Blob Delegator on the "
+                        "account, "
                         "or send the bytes through the server."
                     ) from None
                 self._delegation = (key, until)

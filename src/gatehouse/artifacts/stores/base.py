@@ -19,7 +19,10 @@ PIECE = 256 * 1024
 
 
 def content_type(path: str) -> str:
-    """Return the media type that a store is told of an artifact; what leaves this server is labelled by MLflow's own rules."""
+    """Return the media type that a store is told of an artifact.
+
+    What leaves this server is labelled by MLflow's own rules.
+    """
     return mimetypes.guess_type(path)[0] or "application/octet-stream"
 
 
@@ -77,7 +80,9 @@ class CannotSign(StoreError):
 
 @dataclass(frozen=True)
 class Stat:
-    """An artifact: its size in bytes, its entity tag without quotes (strong: other bytes, another tag), its time in UTC."""
+    """An artifact: its size in bytes, its entity tag without quotes (strong: other bytes, another tag), its time in
+    UTC.
+    """
 
     size: int
     etag: str

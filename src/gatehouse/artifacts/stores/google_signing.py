@@ -86,7 +86,9 @@ class GoogleSigning:
         return self._sign_all([(name, "GET", query)], seconds)[0]
 
     def begin(self, name: str, parts: int, seconds: int) -> Multipart:
-        """Begin an upload and return a URL for each part. Nothing is begun unless a URL can be signed, and nothing stays if not all can.
+        """Begin an upload and return a URL for each part.
+
+        Nothing is begun unless a URL can be signed, and nothing stays if not all can.
 
         Raises: as ``download``, Denied if the account may not upload, and StoreError if the bucket can't be reached.
         """
@@ -123,7 +125,7 @@ class GoogleSigning:
             self._xml("DELETE", name, {"uploadId": upload_id}, "storage.multipartUploads.abort")
 
     def interrupted(self, prefix: str, before: datetime.datetime) -> Iterator[tuple[str, str, int]]:
-        """Yield (object's name, upload id, bytes uploaded) of each upload that was begun before a time and never ended."""
+        """Yield (object's name, upload id, bytes uploaded) of each upload begun before a time and never ended."""
         marker: dict[str, str] = {}
         while True:
             page = self._xml("GET", "", {"uploads": "", "prefix": prefix, **marker}, "storage.multipartUploads.list")
@@ -249,7 +251,10 @@ class GoogleSigning:
 
 @functools.cache
 def _client() -> Any:
-    """Return a client of google-cloud-storage that only puts URLs together: it sends nothing, and has no credentials."""
+    """Return a client of google-cloud-storage that only puts URLs together:
+
+    it sends nothing, and has no credentials.
+    """
     from google.cloud.storage import Client
 
     return Client(project="unused", credentials=google.auth.credentials.AnonymousCredentials())

@@ -85,7 +85,10 @@ def _stat(found: os.stat_result) -> Stat:
 
 
 def _make_folder(name: str, parent: int, mode: int = 0o777) -> None:
-    """Make a folder if it isn't there, and have its name on the disk: an artifact in it outlives a crash only with it."""
+    """Make a folder if it isn't there, and have its name on the disk:
+
+    an artifact in it outlives a crash only with it.
+    """
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=parent)
         os.fsync(parent)

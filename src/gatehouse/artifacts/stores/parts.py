@@ -24,7 +24,9 @@ M_MMAP_THRESHOLD = -3
 
 
 def part_sizes(size: int | None, least: int, most_parts: int) -> Iterator[int]:
-    """Return the bytes of each part: all the same for a known size; for an unknown one they double every tenth of the parts.
+    """Return the bytes of each part: all the same for a known size.
+
+    For an unknown one they double every tenth of the parts.
 
     The last one may come out smaller. Parts of one size are what some S3-compatible stores insist on (Cloudflare's R2).
 
@@ -36,7 +38,8 @@ def part_sizes(size: int | None, least: int, most_parts: int) -> Iterator[int]:
     same = max(least, -(-size // (most_parts * MIB)) * MIB)
     if same > LARGEST_PART:
         raise Full(
-            f"The artifact is larger than {most_parts * LARGEST_PART >> 30} GiB, the most that goes through this server."
+            f"The artifact is larger than {most_parts * LARGEST_PART >> 30} GiB, the most that goes through this "
+            "server."
         )
     return itertools.repeat(same, most_parts)
 

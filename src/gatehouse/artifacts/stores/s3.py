@@ -81,15 +81,29 @@ NO_CREDENTIALS = (
 #: What S3 says of credentials (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html): which one is
 #: wrong, and the fix.
 BAD_CREDENTIALS = {
-    "InvalidAccessKeyId": "doesn't know the server's access key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that exists",
-    "SignatureDoesNotMatch": "refuses the server's signature; AWS_SECRET_ACCESS_KEY isn't the secret of AWS_ACCESS_KEY_ID",
-    "ExpiredToken": "says that the server's session token has expired; renew AWS_SESSION_TOKEN with its keys, or use a role",
-    "ExpiredTokenException": "says that the server's session token has expired; renew AWS_SESSION_TOKEN with its keys, or use a role",
-    "TokenRefreshRequired": "says that the server's session token has expired; renew AWS_SESSION_TOKEN with its keys, or use a role",
+    "InvalidAccessKeyId": (
+        "doesn't know the server's access key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that exists"
+    ),
+    "SignatureDoesNotMatch": (
+        "refuses the server's signature; AWS_SECRET_ACCESS_KEY isn't the secret of AWS_ACCESS_KEY_ID"
+    ),
+    "ExpiredToken": (
+        "says that the server's session token has expired; renew AWS_SESSION_TOKEN with its keys, or use a role"
+    ),
+    "ExpiredTokenException": (
+        "says that the server's session token has expired; renew AWS_SESSION_TOKEN with its keys, or use a role"
+    ),
+    "TokenRefreshRequired": (
+        "says that the server's session token has expired; renew AWS_SESSION_TOKEN with its keys, or use a role"
+    ),
     "InvalidToken": "refuses the server's session token; AWS_SESSION_TOKEN must be of the same credentials as the keys",
-    "InvalidIdentityToken": "refuses the token of AWS_WEB_IDENTITY_TOKEN_FILE; the role's trust policy must name its issuer and audience",
+    "InvalidIdentityToken": (
+        "refuses the token of AWS_WEB_IDENTITY_TOKEN_FILE; the role's trust policy must name its issuer and audience"
+    ),
     "RequestTimeTooSkewed": "says that the server's clock is wrong; set it",
-    "AuthorizationHeaderMalformed": "was asked in another region than the bucket's; set AWS_DEFAULT_REGION to the bucket's",
+    "AuthorizationHeaderMalformed": (
+        "was asked in another region than the bucket's; set AWS_DEFAULT_REGION to the bucket's"
+    ),
 }
 MISSING = {"NoSuchKey", "404", "NoSuchUpload"}
 #: The object is another one than asked for, or shorter.
@@ -452,7 +466,8 @@ class S3Store(Store):
             )
         except BotoCoreError as error:
             raise CannotSign(
-                f"The server has no AWS credentials to sign with ({type(error).__name__}); send the bytes through the server."
+                f"The server has no AWS credentials to sign with ({type(error).__name__}); send the bytes through the "
+                "server."
             ) from None
         return SignedUrl(url, {})
 

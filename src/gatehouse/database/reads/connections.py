@@ -169,7 +169,10 @@ class Connection:
             self._fd = -1
 
     def abandon(self) -> None:
-        """End what it does at the server too, and close it; that may take as long as the network does, and is not waited for."""
+        """End what it does at the server too, and close it.
+
+        That may take as long as the network does, and is not waited for.
+        """
         if self.is_alive:
             self.is_alive = False
             self._forget()

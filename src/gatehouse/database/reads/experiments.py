@@ -1,4 +1,7 @@
-"""experiments/search as one SELECT: ``SqlAlchemyStore._search_experiments`` and the functions that it makes its clauses with."""
+"""experiments/search as one SELECT:
+
+``SqlAlchemyStore._search_experiments`` and the functions that it makes its clauses with.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,9 @@ def search(filter_string: str, stages: Sequence[str], order: Sequence[str], limi
 
 @lru_cache(maxsize=128)
 def _search(filter_string: str, order: tuple[str, ...]) -> tuple[str, str, list[object]]:
-    """Return the statement for a filter and an order, its parameters' types, and the values of those from the fourth on."""
+    """Return the statement for a filter and an order, its parameters' types, and the values of those from the fourth
+    on.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.utils.search_utils import SearchExperimentsUtils
 
@@ -84,7 +89,10 @@ def _condition(parsed: dict[str, Any], parameters: Parameters) -> str:
             raise Declined
         return compared(f"e.{key}", comparator, value, parameters, integer_kind(value))
     if kind == "tag":
-        found = f"SELECT FROM experiment_tags t WHERE t.experiment_id = e.experiment_id AND t.key = {parameters.add(key, 'text')}"
+        found = (
+            "SELECT FROM experiment_tags t WHERE t.experiment_id = e.experiment_id AND t.key = "
+            f"{parameters.add(key, 'text')}"
+        )
         if comparator in {"IS NULL", "IS NOT NULL"}:
             return f"{'NOT ' if comparator == 'IS NULL' else ''}EXISTS ({found})"
         if comparator not in {"=", "!=", "LIKE", "ILIKE"}:

@@ -41,7 +41,9 @@ class Query:
 
 
 def visible(experiment: str) -> str:  # noqa: ARG001
-    """Return the condition under which the caller sees an experiment and all that belongs to it; ``experiment`` is its id in SQL.
+    """Return the condition under which the caller sees an experiment and all that belongs to it.
+
+    ``experiment`` is its id in SQL.
 
     The one place for it: every statement here that reads of an experiment or a run asks it. Today whoever may read sees
     all; MLflow's workspaces, and permissions by experiment, switch the short way off (``layer.Reads``) until their

@@ -1,4 +1,5 @@
-"""runs/search and runs/get: ``SqlAlchemyStore._search_runs``, ``_get_run`` and what makes JSON of them, as one SELECT each.
+"""runs/search and runs/get: ``SqlAlchemyStore._search_runs``, ``_get_run`` and what makes JSON of them, as one SELECT
+each.
 
 The filters and orders are parsed by MLflow (``SearchUtils``); what follows from them is
 ``_get_sqlalchemy_filter_clauses`` and ``_get_orderby_clauses`` of mlflow/store/tracking/sqlalchemy_store.py, statement
@@ -115,7 +116,8 @@ def _model_inputs(level: int) -> str:
     """Return the array of the models that the run ``r`` was given, or NULL."""
     return array(
         obj([Field("model_id", string("i.destination_id"))], level + 1),
-        "inputs i WHERE i.source_type = 'RUN_INPUT' AND i.source_id = r.run_uuid AND i.destination_type = 'MODEL_INPUT'",
+        "inputs i WHERE i.source_type = 'RUN_INPUT' AND i.source_id = r.run_uuid AND i.destination_type = "
+        "'MODEL_INPUT'",
         level,
     )
 
@@ -124,7 +126,8 @@ def _model_outputs(level: int) -> str:
     """Return the array of the models that the run ``r`` made, or NULL."""
     return array(
         obj([Field("model_id", string("i.destination_id")), Field("step", integer("i.step"))], level + 1),
-        "inputs i WHERE i.source_type = 'RUN_OUTPUT' AND i.source_id = r.run_uuid AND i.destination_type = 'MODEL_OUTPUT'",
+        "inputs i WHERE i.source_type = 'RUN_OUTPUT' AND i.source_id = r.run_uuid AND i.destination_type = "
+        "'MODEL_OUTPUT'",
         level,
     )
 
@@ -206,7 +209,7 @@ def search(
 
 @lru_cache(maxsize=512)
 def _search(filter_string: str, order: tuple[str, ...]) -> tuple[str, str, list[object]]:
-    """Return the statement for a filter and an order, its parameters' types, and the values of those from the fifth on."""
+    """Return the statement for a filter and an order, its parameters' types, and their values from the fifth on."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.search_utils import SearchUtils
 
@@ -341,7 +344,8 @@ def _order(order: Sequence[str], parameters: Parameters) -> tuple[list[str], lis
             value = f"{alias}.value"
             joined[tables[kind], key] = alias
             joins.append(
-                f"LEFT JOIN {tables[kind]} {alias} ON {alias}.run_uuid = r.run_uuid AND {alias}.key = {parameters.add(key, 'text')}"
+                f"LEFT JOIN {tables[kind]} {alias} ON {alias}.run_uuid = r.run_uuid AND {alias}.key = "
+                f"{parameters.add(key, 'text')}"
             )
             if kind == "metric":
                 first = f"CASE WHEN {alias}.is_nan THEN 1 WHEN {{0}} IS NULL THEN 2 ELSE 0 END"

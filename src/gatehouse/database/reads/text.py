@@ -140,7 +140,9 @@ def finished(text: str) -> bytes:
 
 
 def listing(name: str, rows: Sequence[Sequence[str | None]], token: str | None) -> list[bytes]:
-    """Return the parts of a whole answer: ``{"NAME": [items], "next_page_token": token}``, either left out if there is none.
+    """Return the parts of a whole answer:
+
+    ``{"NAME": [items], "next_page_token": token}``, either left out if there is none.
 
     :param rows: of each item its JSON, two steps of indentation deep.
 
