@@ -103,7 +103,8 @@ class Seeded:
 def seed(database: str, dialect: Dialect, large_runs: int = 0) -> Seeded:
     """Fill a database whose schema is there; with ``large_runs``, also an experiment of so many runs.
 
-    :param database: its URL, as libpq takes it.
+    Args:
+        database: its URL, as libpq takes it.
     """
     with closing(psycopg2.connect(database)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SELECT max(experiment_id) FROM experiments")

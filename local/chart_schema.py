@@ -125,6 +125,7 @@ def present(path: str, schema: Json) -> Json:
 
 
 def both(*conditions: Json) -> Json:
+    """Return the schema of what meets all conditions."""
     return {"allOf": list(conditions)}
 
 

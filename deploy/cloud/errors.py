@@ -14,8 +14,10 @@ REDACTED = "[REDACTED]"
 
 
 class CloudError(Exception):
-    """A call failed. `what` was called, `kind` says how it failed, `permission` names the missing right where Google
-    did, `fix` what to do.
+    """A call failed.
+
+    `what` was called, `kind` says how it failed, `permission` names the missing right where Google did, `fix` what to
+    do.
     """
 
     def __init__(self, what: str, kind: Kind, message: str, fix: str = "", permission: str = "") -> None:

@@ -15,8 +15,9 @@ from deploy.session import Session, Stop, open_session
 
 
 def main(session: Session, arguments: argparse.Namespace) -> int:
-    """Release in `arguments.to` the image that serves in the session's environment, with all that `apply` does for a
-    release.
+    """Release in `arguments.to` the image that serves in the session's environment.
+
+    With all that `apply` does for a release.
     """
     source, target = session.config, open_session(arguments.to)
     if target.config.settings.image != "promoted":

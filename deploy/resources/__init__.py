@@ -1,5 +1,6 @@
-"""One module per resource: what it is to be (`wanted`), what the cloud says it is (`found`), both as one type, and the
-gcloud lines between.
+"""One module per resource.
+
+What it is to be (`wanted`), what the cloud says it is (`found`), both as one type, and the gcloud lines between.
 
 A setting that differs is either changed, by the flags that its field names, or refused, with the reason and the way
 out: `base.compare` leaves nothing out, because every field of the type must say which. Modules know the configuration

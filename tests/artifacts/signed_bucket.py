@@ -49,8 +49,9 @@ class Upload:
 class SignedBucket:
     """Answers for one bucket.
 
-    :param port: that of fake-gcs-server.
-    :param key: the account's public key.
+    Args:
+        port: that of fake-gcs-server.
+        key: the account's public key.
     """
 
     def __init__(self, port: int, account: str, key: rsa.RSAPublicKey, folder: Path) -> None:

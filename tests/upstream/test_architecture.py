@@ -61,3 +61,11 @@ def test_each_decision_has_a_number_of_its_own_and_says_it() -> None:
     numbers = [page.name[:4] for page in pages]
     assert sorted(set(numbers)) == numbers
     assert [page.name for page in pages if not page.read_text().startswith(f"# {int(page.name[:4])}. ")] == []
+
+
+def test_docstrings_have_one_dialect() -> None:
+    """ruff holds what Google's style has; that nothing of Sphinx's is in them, it can't tell."""
+    files = [file for folder in ("src", "client/src", "deploy", "local") for file in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    fields = re.compile(r"^\s*:(param|type|raises?|returns?|rtype)\b.*:", re.MULTILINE)
+    assert [str(file) for file in files if fields.search(file.read_text())] == []

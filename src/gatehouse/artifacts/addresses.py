@@ -86,8 +86,9 @@ def _place(address: str) -> _Place:
 
 
 def _readings(address: str) -> Iterator[str]:
-    """Yield an address as it is and as each further decoding of percent signs makes it (MLflow decodes until nothing
-    changes).
+    """Yield an address as it is, and as each further decoding of percent signs makes it.
+
+    MLflow decodes until nothing changes.
     """
     for _ in range(MAX_DECODINGS):
         yield address
@@ -112,8 +113,9 @@ class Addresses:
         self._host = urlsplit(public_url).netloc if public_url else ""
 
     def check(self, address: str) -> None:
-        """Return if the server may touch what an address names, or if it names a run or a model, which is asked about
-        next.
+        """Return if the server may touch what an address names.
+
+        Or if it names a run or a model, which is asked about next.
 
         Raises:
             Foreign: otherwise; the text says why, and what would let it in.

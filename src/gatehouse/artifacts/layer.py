@@ -204,9 +204,10 @@ def _members(value: bytes) -> Iterator[tuple[str, str]]:
 class ArtifactLayer:
     """Layer: moves artifacts' bytes, and passes everything else on.
 
-    :param app: the next layer; MLflow.
-    :param destination: ARTIFACTS_DESTINATION.
-    :param limit: seconds in which a client must move PROGRESS bytes.
+    Args:
+        app: the next layer; MLflow.
+        destination: ARTIFACTS_DESTINATION.
+        limit: seconds in which a client must move PROGRESS bytes.
     """
 
     def __init__(self, app: Handler, destination: str, limit: float) -> None:

@@ -49,9 +49,10 @@ def told() -> Iterator[None]:
 class StoreRepository(ArtifactRepository):  # type: ignore[misc]  # MLflow is untyped
     """A folder of the store.
 
-    :param artifact_uri: the folder's address, at or below ARTIFACTS_DESTINATION.
-    :param open_store: returns the store, the same one each time; it is opened by the first who needs it.
-    :param root: the folder's path in the store.
+    Args:
+        artifact_uri: the folder's address, at or below ARTIFACTS_DESTINATION.
+        open_store: returns the store, the same one each time; it is opened by the first who needs it.
+        root: the folder's path in the store.
     """
 
     def __init__(self, artifact_uri: str, open_store: Callable[[], Store], root: str, **options: Any) -> None:

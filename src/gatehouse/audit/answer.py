@@ -118,6 +118,7 @@ class Answer:
 
 
 def unwritable(message: str) -> tuple[Message, Message]:
+    """Return the answer to a write whose line can't be written."""
     return error_response(503, "TEMPORARILY_UNAVAILABLE", message + " Tell whoever runs this server.")
 
 

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 class AuditLayer:
     """ASGI layer, the outermost one: writes the line of each write and each refusal.
 
-    :param app: the next layer; it and those below fill the context.
-    :param log: where the lines go.
-    :param project: the Google Cloud project, which makes the trace id a link; None if unknown.
-    :param reads: whether reads are written too.
+    Args:
+        app: the next layer; it and those below fill the context.
+        log: where the lines go.
+        project: the Google Cloud project, which makes the trace id a link; None if unknown.
+        reads: whether reads are written too.
     """
 
     def __init__(self, app: Handler, log: AuditLog, project: str | None = None, reads: bool = False) -> None:

@@ -47,7 +47,8 @@ class AuditLog:
 
     It is made before the workers are forked; :meth:`connect` gives each its own way to the writer.
 
-    :param watched: a descriptor of the log that is only ever looked at (poll), or None to ask the writer alone.
+    Args:
+        watched: a descriptor of the log that is only ever looked at (poll), or None to ask the writer alone.
     """
 
     def __init__(self, watched: int | None = None) -> None:
@@ -140,8 +141,9 @@ class AuditLog:
         return bool(events) and not events[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
 
     def open(self, line: bytes) -> int:
-        """Leave a line with the writer, which writes it should this process die before :meth:`write` with the number
-        that this returns.
+        """Leave a line with the writer, and return its number.
+
+        The writer writes it should this process die before :meth:`write` with that number.
         """
         self.listen()
         number = next(self._numbers)

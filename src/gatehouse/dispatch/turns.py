@@ -21,8 +21,9 @@ LATELY_S = 60.0
 class Turns:
     """Hands out ``places`` that handlers run in; for one event loop.
 
-    :param places: how many may run at once.
-    :param clock: seconds, monotonic.
+    Args:
+        places: how many may run at once.
+        clock: seconds, monotonic.
     """
 
     def __init__(self, places: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,5 +1,6 @@
-"""What is seen from outside: each process notes what it does, and one process of its own shows the sums to whoever
-scrapes.
+"""What is seen from outside.
+
+Each process notes what it does, and one process of its own shows the sums to whoever scrapes.
 
 Workers and the supervisor send what changed, once a second, by datagrams on a private socket
 (:mod:`~gatehouse.monitoring.notes`); :mod:`~gatehouse.monitoring.server` adds them up. So the figures are right with

@@ -43,9 +43,10 @@ REASONS = {
 class MonitoringLayer:
     """Layer: notes each request when it ends, with its operation, class, role, result and time.
 
-    :param app: the next layer; those behind it fill the context.
-    :param notes: this worker's.
-    :param store: the kind of the artifact store: ``gs``, ``s3``, ``file`` …
+    Args:
+        app: the next layer; those behind it fill the context.
+        notes: this worker's.
+        store: the kind of the artifact store: ``gs``, ``s3``, ``file`` …
     """
 
     def __init__(self, app: Handler, notes: Notes, store: str) -> None:

@@ -43,7 +43,8 @@ def receiver(run_directory: Path) -> socket.socket:
 class Notes:
     """What one process has noted and not sent yet. Any thread may note; :meth:`send` is called by one.
 
-    :param run_directory: where :func:`receiver` made its socket.
+    Args:
+        run_directory: where :func:`receiver` made its socket.
     """
 
     def __init__(self, run_directory: Path) -> None:

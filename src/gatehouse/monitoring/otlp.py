@@ -46,8 +46,9 @@ DEFAULT_INTERVAL_MS = 60_000
 class Push:
     """Pushes what collectors have, every so often, until :meth:`stop`.
 
-    :param collectors: whose figures.
-    :param since: since when counters count, in seconds since the epoch.
+    Args:
+        collectors: whose figures.
+        since: since when counters count, in seconds since the epoch.
     """
 
     def __init__(self, collectors: Iterable[Collector], since: float) -> None:

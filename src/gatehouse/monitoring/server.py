@@ -47,7 +47,8 @@ OF_PROXY = "oauth2_proxy_"
 class Proxy(Collector):
     """What oauth2-proxy counts itself: requests by status, which include those that it never let through.
 
-    :param path: its socket.
+    Args:
+        path: its socket.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,10 +119,11 @@ class StateHandler(Handler):
 class Server(ThreadingHTTPServer):
     """Serves scrapes on a socket that is open already, a few at a time.
 
-    :param listener: the socket.
-    :param sums: what is told.
-    :param registry: the same and the proxy's, in Prometheus' form.
-    :param handler: answers.
+    Args:
+        listener: the socket.
+        sums: what is told.
+        registry: the same and the proxy's, in Prometheus' form.
+        handler: answers.
     """
 
     daemon_threads = True

@@ -16,8 +16,9 @@ BUCKETS: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 @dataclass(frozen=True)
 class Metric:
-    """One row. A counter's notes are added up, a gauge's last one counts, a histogram's are counts for each bucket and
-    the sum.
+    """One row.
+
+    A counter's notes are added up, a gauge's last one counts, a histogram's are counts for each bucket and the sum.
     """
 
     kind: Literal["counter", "gauge", "histogram"]

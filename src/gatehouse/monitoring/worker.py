@@ -26,7 +26,8 @@ Look = Callable[[], Iterable[Reading]]
 class Reporter:
     """Looks at a worker, and sends its notes, from :meth:`start` to :meth:`stop`.
 
-    :param notes: the worker's.
+    Args:
+        notes: the worker's.
     """
 
     def __init__(self, notes: Notes) -> None:

@@ -36,8 +36,9 @@ class Route:
 class Router:
     """Finds the route of a request by asking MLflow's own routers, in their order.
 
-    :param app: MLflow's FastAPI application, which has its Flask application mounted as the last route.
-    :param flask_app: that Flask application.
+    Args:
+        app: MLflow's FastAPI application, which has its Flask application mounted as the last route.
+        flask_app: that Flask application.
     """
 
     def __init__(self, app: Any, flask_app: Any) -> None:

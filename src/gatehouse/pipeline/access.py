@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 class AccessLayer:
     """Layer: refuses what the role of the identity doesn't allow.
 
-    :param app: the next layer; it finds the route in the context.
-    :param router: which route MLflow will take.
-    :param policy: who has which role.
-    :param bodies: reads what must be read to find a route.
-    :param log: the audit log; no write goes on while it can't be written.
+    Args:
+        app: the next layer; it finds the route in the context.
+        router: which route MLflow will take.
+        policy: who has which role.
+        bodies: reads what must be read to find a route.
+        log: the audit log; no write goes on while it can't be written.
     """
 
     def __init__(self, app: Handler, router: Router, policy: PolicySource, bodies: Bodies, log: AuditLog) -> None:

@@ -85,15 +85,13 @@ def _groups(value: bytes) -> tuple[str, ...]:
 class AuthenticationLayer:
     """ASGI layer: lets in only what the proxy vouches for, and puts the :class:`Identity` into the context.
 
-    :param app: the next layer.
-    :param proof: the secret of this start; at least 16 bytes.
-    :param cookie_names: the proxy's session cookies (``OAUTH2_PROXY_COOKIE_NAME``); stripped with all that
-        starts so.
-    :param trusted_hops: how many proxies stand between the client and oauth2-proxy and append to
-        X-Forwarded-For (Cloud Run's front end: 1). The address that the outermost of them saw is the
-        client's.
-    :param session_lifetime: seconds that the proxy's session cookie is good for (``cookie_expire``), if
-        known.
+    Args:
+        app: the next layer.
+        proof: the secret of this start; at least 16 bytes.
+        cookie_names: the proxy's session cookies (``OAUTH2_PROXY_COOKIE_NAME``); stripped with all that starts so.
+        trusted_hops: how many proxies stand between the client and oauth2-proxy and append to X-Forwarded-For (Cloud
+            Run's front end: 1). The address that the outermost of them saw is the client's.
+        session_lifetime: seconds that the proxy's session cookie is good for (``cookie_expire``), if known.
     """
 
     def __init__(

@@ -57,7 +57,8 @@ def register(fastapi_app: Any, flask_app: Any) -> None:
 class FailureLayer:
     """Layer: an exception ends here, and costs the connection only if half an answer has left on it.
 
-    :param app: the next layer.
+    Args:
+        app: the next layer.
     """
 
     def __init__(self, app: Handler) -> None:

@@ -28,10 +28,11 @@ _CONTEXT = "gatehouse.context"
 class SecurityLayer:
     """Layer: lets in what MLflow's layers let in, and adds their headers to each answer.
 
-    :param app: the next layer.
-    :param middlewares: MLflow's layers, the outermost first (:func:`gatehouse.upstream.security.take_off`).
-    :param public_url: where people reach the server.
-    :param origins: the origins whose pages may write (MLFLOW_SERVER_CORS_ALLOWED_ORIGINS), the server's own among them.
+    Args:
+        app: the next layer.
+        middlewares: MLflow's layers, the outermost first (:func:`gatehouse.upstream.security.take_off`).
+        public_url: where people reach the server.
+        origins: the origins whose pages may write (MLFLOW_SERVER_CORS_ALLOWED_ORIGINS), the server's own among them.
     """
 
     def __init__(

@@ -32,8 +32,9 @@ def stack(layers: Sequence[Layer], innermost: Handler) -> Handler:
 class Pipeline:
     """The ASGI application: requests pass the layers, the server's own start and end go to MLflow.
 
-    :param handler: the outermost layer.
-    :param lifespan: MLflow's application, whose start and end are its own business.
+    Args:
+        handler: the outermost layer.
+        lifespan: MLflow's application, whose start and end are its own business.
     """
 
     def __init__(self, handler: Handler, lifespan: ASGIApp) -> None:

@@ -223,7 +223,10 @@ def _fix_roles() -> str:
 def parse(content: bytes, environment: str, name: str = "policy") -> Policy:
     """Return the policy that applies in an environment (``APP_ENV``).
 
-    :param name: how problems call the file.
-    :raises PolicyError: with every problem found, in any environment's section.
+    Args:
+        name: how problems call the file.
+
+    Raises:
+        PolicyError: with every problem found, in any environment's section.
     """
     return _Reader(name).read(content, environment)

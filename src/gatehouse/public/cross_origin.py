@@ -1,5 +1,4 @@
-"""Pages of other origins that the operator lists (MLFLOW_SERVER_CORS_ALLOWED_ORIGINS) may ask, with a token of their
-own.
+"""Pages of the origins in MLFLOW_SERVER_CORS_ALLOWED_ORIGINS may ask, with a token of their own.
 
 Before such a request a browser asks whether it may, without any credential (Fetch standard, CORS-preflight). The proxy
 lets these questions through when an origin is listed, and here, in front of the identity's layer, they are answered:
@@ -30,8 +29,9 @@ async def _nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
 class CrossOriginLayer:
     """Layer: answers the browser's question for the origins listed, and passes all else on untouched.
 
-    :param app: the next layer.
-    :param origins: scheme, host and port, as browsers send them.
+    Args:
+        app: the next layer.
+        origins: scheme, host and port, as browsers send them.
     """
 
     def __init__(self, app: Handler, origins: Sequence[str]) -> None:

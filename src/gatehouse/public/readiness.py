@@ -22,7 +22,8 @@ PATH = "/gatehouse/ready"
 class ReadinessLayer:
     """Layer: answers the one path, and passes everything else on untouched.
 
-    :param log: the way to the supervisor, which asks all workers.
+    Args:
+        log: the way to the supervisor, which asks all workers.
     """
 
     def __init__(self, app: Handler, log: AuditLog) -> None:

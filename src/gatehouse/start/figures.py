@@ -34,7 +34,8 @@ JOB_STATUS = ("pending", "running", "succeeded", "failed", "timeout", "canceled"
 class Figures:
     """Gathers what there is to look at while the application is built; the worker's reporter looks at it.
 
-    :param plan: of the start.
+    Args:
+        plan: of the start.
     """
 
     def __init__(self, plan: ServerPlan) -> None:

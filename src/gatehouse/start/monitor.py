@@ -28,8 +28,9 @@ _SIGN_IN = re.compile(rb"\[\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\] \[Auth(Success|Failu
 class Monitor:
     """What the supervisor does so that figures can be seen.
 
-    :param plan: of the start.
-    :param began: when the start began, on the monotonic clock.
+    Args:
+        plan: of the start.
+        began: when the start began, on the monotonic clock.
     """
 
     def __init__(self, plan: Plan, began: float) -> None:

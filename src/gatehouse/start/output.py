@@ -43,7 +43,8 @@ ANSWER_LIMIT_S = 3.0
 class Output:
     """One descriptor, written in whole lines by a thread of its own.
 
-    :param descriptor: stdout or stderr.
+    Args:
+        descriptor: stdout or stderr.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -126,9 +127,10 @@ class Output:
 class Relay:
     """The pipe that one stream of a child comes by.
 
-    :param source: the child's name.
-    :param output: where its lines go.
-    :param seen: called with them.
+    Args:
+        source: the child's name.
+        output: where its lines go.
+        seen: called with them.
     """
 
     def __init__(self, source: str, output: Output, seen: Callable[[bytes], None] | None = None) -> None:
@@ -162,8 +164,9 @@ class Relay:
 
 
 class Drain:
-    """Empties all relays, in a thread of its own and at most so often that it costs next to nothing, however many lines
-    come.
+    """Empties all relays, in a thread of its own.
+
+    At most so often that it costs next to nothing, however many lines come.
     """
 
     def __init__(self) -> None:
@@ -200,8 +203,9 @@ class Drain:
 class Desk:
     """Where the workers' audit lines arrive: one channel for each.
 
-    :param output: stdout.
-    :param errors: stderr, for what stdout doesn't take.
+    Args:
+        output: stdout.
+        errors: stderr, for what stdout doesn't take.
     """
 
     def __init__(self, output: Output, errors: Output) -> None:

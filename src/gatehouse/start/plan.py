@@ -1,5 +1,4 @@
-"""The plan of a start: all settings, the access policy and the proxy's configuration, read and checked once, and
-frozen.
+"""The plan of a start: settings, access policy and proxy's configuration, read and checked once, and frozen.
 
 :func:`gatehouse.start.prepare.prepare` makes it; the supervisor starts the programs from it. MLflow's part goes to its
 process by a pipe.

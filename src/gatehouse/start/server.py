@@ -179,8 +179,9 @@ class Clock:
 
 
 def settle() -> None:
-    """Let the garbage collector, off while MLflow was imported, forget all that this made, and work less often from now
-    on.
+    """Let the garbage collector, off while MLflow was imported, forget all that this made.
+
+    It works less often from now on.
 
     Looking for garbage during the import took a fifth of the start, and there was next to none.
     A request for 1,000 runs makes some 100,000 objects and hardly a cycle: with Python's thresholds, looking for

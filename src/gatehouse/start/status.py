@@ -109,10 +109,11 @@ def compose(findings: Iterable[Finding], figures: Callable[[], dict[str, Any]]) 
 class Gatherer:
     """Gathers the status of a worker's own gate; calls may come from any thread, and block.
 
-    :param settings: of the start.
-    :param run_directory: its folder.
-    :param policy: the one in force.
-    :param monitoring: whether there are figures.
+    Args:
+        settings: of the start.
+        run_directory: its folder.
+        policy: the one in force.
+        monitoring: whether there are figures.
     """
 
     def __init__(self, settings: Settings, run_directory: Path, policy: PolicySource, monitoring: bool) -> None:

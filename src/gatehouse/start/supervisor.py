@@ -70,8 +70,9 @@ class Stopped(Exception):
 class Failed(Exception):
     """The start, or what it started, came to an end that it shouldn't have.
 
-    :param code: what this process exits with.
-    :param message: None if it was said already.
+    Args:
+        code: what this process exits with.
+        message: None if it was said already.
     """
 
     def __init__(self, code: int, message: str | None = None, fix: str = "") -> None:
@@ -93,8 +94,9 @@ class Child:
 class Supervisor:
     """One loop over all that happens: what is printed, what is audited, who ends, and what the platform asks for.
 
-    :param plan: what to start.
-    :param began: when this process began to look at its settings, on the monotonic clock.
+    Args:
+        plan: what to start.
+        began: when this process began to look at its settings, on the monotonic clock.
     """
 
     def __init__(self, plan: Plan, began: float | None = None) -> None:

@@ -40,8 +40,9 @@ _RESOURCES = ("experiment", "registered_model", "prompt", "scorer")
 class AccountLayer:
     """Layer: answers the questions about the account, and passes everything else on.
 
-    :param app: the next layer.
-    :param policy: who has which role.
+    Args:
+        app: the next layer.
+        policy: who has which role.
     """
 
     def __init__(self, app: Handler, policy: PolicySource) -> None:

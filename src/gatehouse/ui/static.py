@@ -97,9 +97,10 @@ def files(folder: Path) -> dict[str, File]:
 class StaticLayer:
     """Layer: sends compressed copies of MLflow's static files, and passes everything else on.
 
-    :param app: the next layer.
-    :param folder: MLflow's files.
-    :param compressed: the copies that were made beforehand, if any were.
+    Args:
+        app: the next layer.
+        folder: MLflow's files.
+        compressed: the copies that were made beforehand, if any were.
     """
 
     def __init__(self, app: Handler, folder: Path, compressed: Path) -> None:

@@ -23,10 +23,11 @@ PATH = "/gatehouse/status"
 class StatusLayer:
     """Layer: answers admins how the server is, and passes everything else on.
 
-    :param app: the next layer.
-    :param policy: who has which role.
-    :param gather: returns the status; blocks.
-    :param rows: the status as names and texts.
+    Args:
+        app: the next layer.
+        policy: who has which role.
+        gather: returns the status; blocks.
+        rows: the status as names and texts.
     """
 
     def __init__(

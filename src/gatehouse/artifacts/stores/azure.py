@@ -102,8 +102,9 @@ def _tag(etag: object) -> str:
 
 
 def _block_id(upload: str, number: int) -> str:
-    """Return a block's name: of this upload alone, for blocks of all uploads to a name lie together until one is
-    committed.
+    """Return a block's name, of this upload alone.
+
+    Blocks of all uploads to a name lie together until one is committed.
     """
     return f"{upload}-{number:05d}"
 

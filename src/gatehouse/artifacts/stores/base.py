@@ -80,9 +80,7 @@ class CannotSign(StoreError):
 
 @dataclass(frozen=True)
 class Stat:
-    """An artifact: its size in bytes, its entity tag without quotes (strong: other bytes, another tag), its time in
-    UTC.
-    """
+    """An artifact: its size in bytes, its strong entity tag without quotes, its time in UTC."""
 
     size: int
     etag: str

@@ -122,8 +122,11 @@ class GoogleStore(Store):
     def request(self, method: str, url: str, right: str, path: str, **options: Any) -> requests.Response:
         """Send a request that is safe to repeat, for as long as RETRY_S; return its answer, a success.
 
-        :param right: the permission that it needs, for the error.
-        :raises StoreError: as the answer, or its absence, means.
+        Args:
+            right: the permission that it needs, for the error.
+
+        Raises:
+            StoreError: as the answer, or its absence, means.
         """
         deadline = time.monotonic() + RETRY_S
         wait = 0.2

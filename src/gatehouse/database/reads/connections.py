@@ -84,7 +84,8 @@ class Connection:
     async def fetch(self, statement: str, types: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         """Run a statement, whose parameters are ``$1`` and so on; return its rows.
 
-        :param types: the parameters' types, with commas.
+        Args:
+            types: the parameters' types, with commas.
 
         Raises:
             psycopg2.Error: if it fails.
@@ -195,10 +196,11 @@ def _end(raw: Any) -> None:
 class Connections:
     """So many connections at most, made when they are needed, for the event loop that uses them first.
 
-    :param arguments: what ``psycopg2.connect`` takes.
-    :param size: connections at most.
-    :param limit_s: how long making one may take, in seconds.
-    :param statement_limit_s: how long a statement may take.
+    Args:
+        arguments: what ``psycopg2.connect`` takes.
+        size: connections at most.
+        limit_s: how long making one may take, in seconds.
+        statement_limit_s: how long a statement may take.
     """
 
     def __init__(

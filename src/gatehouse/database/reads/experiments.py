@@ -48,9 +48,7 @@ def search(filter_string: str, stages: Sequence[str], order: Sequence[str], limi
 
 @lru_cache(maxsize=128)
 def _search(filter_string: str, order: tuple[str, ...]) -> tuple[str, str, list[object]]:
-    """Return the statement for a filter and an order, its parameters' types, and the values of those from the fourth
-    on.
-    """
+    """Return the statement for a filter and an order, its parameters' types, and their values from the fourth on."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.search_utils import SearchExperimentsUtils
 

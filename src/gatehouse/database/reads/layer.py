@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class ReadsLayer:
     """Layer: answers some requests itself, and hands on all others.
 
-    :param app: MLflow.
-    :param reads: what answers.
+    Args:
+        app: MLflow.
+        reads: what answers.
     """
 
     def __init__(self, app: Handler, reads: Reads) -> None:

@@ -31,7 +31,8 @@ class Parameters:
 class Query:
     """A statement whose rows make an answer.
 
-    :param finish: makes the parts of the answer's body from the rows.
+    Args:
+        finish: makes the parts of the answer's body from the rows.
     """
 
     statement: str

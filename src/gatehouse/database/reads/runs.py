@@ -1,5 +1,6 @@
-"""runs/search and runs/get: ``SqlAlchemyStore._search_runs``, ``_get_run`` and what makes JSON of them, as one SELECT
-each.
+"""runs/search and runs/get as one SELECT each.
+
+``SqlAlchemyStore._search_runs``, ``_get_run`` and what makes JSON of them.
 
 The filters and orders are parsed by MLflow (``SearchUtils``); what follows from them is
 ``_get_sqlalchemy_filter_clauses`` and ``_get_orderby_clauses`` of mlflow/store/tracking/sqlalchemy_store.py, statement
@@ -311,7 +312,8 @@ def _column(key: str) -> str:
 def _has(table: str, key: str, alias: str, condition: str, parameters: Parameters) -> str:
     """Return the condition that the run ``r`` has a row of a name in a table, for which a condition holds.
 
-    :param alias: "p", or that of rows which are joined already.
+    Args:
+        alias: "p", or that of rows which are joined already.
     """
     if alias != "p":
         return f"({alias}.run_uuid IS NOT NULL AND {condition})"

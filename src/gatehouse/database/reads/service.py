@@ -30,9 +30,10 @@ CONNECT_TIMEOUT_S = 5.0
 def of(database: str, connections: int, limit_s: float) -> Reads | None:
     """Return what answers reads, or None where MLflow's own handlers shall: on SQLite, and with workspaces.
 
-    :param database: its URL.
-    :param connections: how many of them at most, in each process.
-    :param limit_s: seconds that a request may take.
+    Args:
+        database: its URL.
+        connections: how many of them at most, in each process.
+        limit_s: seconds that a request may take.
     """
     from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES, MLFLOW_TRACE_ARCHIVAL_CONFIG
 
@@ -55,10 +56,11 @@ def arguments(url: URL) -> dict[str, Any]:
 class Reads:
     """Answers requests that only read.
 
-    :param arguments: what ``psycopg2.connect`` takes; asked for once, at the first request.
-    :param size: connections at most, of this process.
-    :param without: operations that are MLflow's to answer.
-    :param limit_s: seconds that a request may take.
+    Args:
+        arguments: what ``psycopg2.connect`` takes; asked for once, at the first request.
+        size: connections at most, of this process.
+        without: operations that are MLflow's to answer.
+        limit_s: seconds that a request may take.
     """
 
     def __init__(

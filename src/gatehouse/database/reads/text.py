@@ -31,7 +31,8 @@ class Unprintable(Exception):
 class Field:
     """A field of an object.
 
-    :param value: an expression of SQL that is the field's JSON as text; NULL leaves the field out if it is optional.
+    Args:
+        value: an expression of SQL that is the field's JSON as text; NULL leaves the field out if it is optional.
     """
 
     name: str
@@ -97,8 +98,9 @@ def obj(fields: Sequence[Field], level: int) -> str:
 def array(item: str, source: str, level: int) -> str:
     """Return an array, or NULL if it would be empty, which MLflow leaves out.
 
-    :param item: the item's JSON.
-    :param source: what follows FROM.
+    Args:
+        item: the item's JSON.
+        source: what follows FROM.
     """
     pad = "\n" + "  " * (level + 1)
     end = literal("\n" + "  " * level + "]")
@@ -144,7 +146,8 @@ def listing(name: str, rows: Sequence[Sequence[str | None]], token: str | None) 
 
     ``{"NAME": [items], "next_page_token": token}``, either left out if there is none.
 
-    :param rows: of each item its JSON, two steps of indentation deep.
+    Args:
+        rows: of each item its JSON, two steps of indentation deep.
 
     Raises:
         Unprintable: if there is a value that MLflow has no JSON for.
@@ -167,8 +170,9 @@ def listing(name: str, rows: Sequence[Sequence[str | None]], token: str | None) 
 def page(name: str, rows: Sequence[Sequence[str | None]], limit: int, offset: int) -> list[bytes]:
     """Return the parts of one page as :func:`listing` does, with MLflow's token of the next if there is one.
 
-    :param rows: those of the page, and one more if there is a next page.
-    :param offset: of the page's first row.
+    Args:
+        rows: those of the page, and one more if there is a next page.
+        offset: of the page's first row.
 
     Raises:
         Unprintable: if there is a value that MLflow has no JSON for.
