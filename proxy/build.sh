@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# build.sh OUT: build oauth2-proxy at the version that go.mod pins, with two words changed: its routers answer a path that
-# isn't in its plainest form ("//", "..", also as %2f and %2e) with a redirect, which MLflow's client follows with an empty
-# body. Let through as it came, the path is judged by the gate.
-# The version that it reports ends with +gatehouse.
+# build.sh OUT: build oauth2-proxy at the version that go.mod pins, with two things changed:
+# - its routers answer a path that isn't in its plainest form ("//", "..", also as %2f and %2e) with a redirect, which
+#   MLflow's client follows with an empty body. Let through as it came, the path is judged by the gate;
+# - a claim with a control character in it makes a header that no server may send, and so a 502 without a reason. As a
+#   byte that is no UTF-8 in its place it reaches the gate, which says what is wrong.
+# The version that it reports ends with +gatehouse, by which a start knows it.
 set -euo pipefail
 
 out=$(realpath -m "$1")
@@ -30,6 +32,18 @@ change() {
 
 change oauthproxy.go 'mux.NewRouter().UseEncodedPath()' 'mux.NewRouter().SkipClean(true).UseEncodedPath()'
 change pkg/upstream/proxy.go 'mux.NewRouter(),' 'mux.NewRouter().SkipClean(true),'
+change pkg/header/injector.go $'\t\t\t\theader.Add(name, claim)' "$(
+  cat <<'GO'
+				// What HTTP takes in a field's value: RFC 9110, section 5.5.
+				value := []byte(claim)
+				for i, char := range value {
+					if char < ' ' || char == 0x7f {
+						value[i] = 0xff
+					}
+				}
+				header.Add(name, string(value))
+GO
+)"
 cp go.mod "$changed/go.mod"
 cp go.sum "$changed/go.sum"
 go mod edit -replace "$module=$changed/module" "$changed/go.mod"
