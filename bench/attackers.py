@@ -110,7 +110,10 @@ class Attacker:
 
     def do_graphql(self) -> Pieces:
         """A query as large as it may be, of another text each time."""
-        fields = " ".join(f"a{self._choose.randrange(10**6)}: mlflowGetRun(input: {{runId: \"x\"}}) {{ apiError {{ code }} }}" for _ in range(40))
+        fields = " ".join(
+            f'a{self._choose.randrange(10**6)}: mlflowGetRun(input: {{runId: "x"}}) {{ apiError {{ code }} }}'
+            for _ in range(40)
+        )
         return self._post("/graphql", {"query": f"query {{ {fields} }}", "variables": {}})
 
     def do_graphql_aliases(self) -> Pieces:
@@ -120,7 +123,9 @@ class Attacker:
 
     def do_refused_write(self) -> Pieces:
         """A write whose body is looked at for the names in it, and whose refusal has a line."""
-        return self._post(f"{API}/runs/log-batch", {"run_id": self._run, "tags": [{"key": "k", "value": "v" * 20}] * 1200})
+        return self._post(
+            f"{API}/runs/log-batch", {"run_id": self._run, "tags": [{"key": "k", "value": "v" * 20}] * 1200}
+        )
 
     def do_large_refused_write(self) -> Pieces:
         """A large body that nobody reads."""
@@ -136,7 +141,9 @@ class Attacker:
         """A body in pieces of a byte."""
         body = json.dumps({"experiment_ids": ["0"] * 3_000}).encode()
         pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
-        head = self._request("POST", f"{API}/runs/search", b"", "Transfer-Encoding: chunked", "Content-Type: application/json")
+        head = self._request(
+            "POST", f"{API}/runs/search", b"", "Transfer-Encoding: chunked", "Content-Type: application/json"
+        )
         return [head + pieces + b"0\r\n\r\n"]
 
     def do_gzip(self) -> Pieces:
@@ -146,7 +153,11 @@ class Attacker:
     def do_spans(self) -> Pieces:
         """Spans, which a viewer may not send."""
         body = gzip.compress(b"\x0a\x00" * 512 * KIB)
-        headers = ("Content-Type: application/x-protobuf", "Content-Encoding: gzip", f"x-mlflow-experiment-id: {self._experiment}")
+        headers = (
+            "Content-Type: application/x-protobuf",
+            "Content-Encoding: gzip",
+            f"x-mlflow-experiment-id: {self._experiment}",
+        )
         return [self._request("POST", "/v1/traces", body, *headers)]
 
     # --- queries, paths and headers --------------------------------------------------------------------------
@@ -184,7 +195,11 @@ class Attacker:
 
     def do_many_headers(self) -> Pieces:
         """More headers than may come; the proxy looks at all of them."""
-        return [self._request("GET", f"{API}/experiments/get?experiment_id=0", None, *(f"X-A{n}: {'v' * 90}" for n in range(3_000)))]
+        return [
+            self._request(
+                "GET", f"{API}/experiments/get?experiment_id=0", None, *(f"X-A{n}: {'v' * 90}" for n in range(3_000))
+            )
+        ]
 
     def do_cookies(self) -> Pieces:
         """Cookies by the thousand."""
@@ -222,11 +237,19 @@ class Attacker:
 
     def do_slow_reader(self) -> Pieces:
         """The UI's largest files, asked for and not read."""
-        return [self._request("GET", f"{API}/metrics/get-history?run_id={self._run}&metric_key=history") * 20, *([None] * 20)]
+        return [
+            self._request("GET", f"{API}/metrics/get-history?run_id={self._run}&metric_key=history") * 20,
+            *([None] * 20),
+        ]
 
 
 async def keep_on(
-    attacker: Attacker, address: tuple[str, int], names: list[str], until: float, statuses: Counter[str], opened: Callable[[], None]
+    attacker: Attacker,
+    address: tuple[str, int],
+    names: list[str],
+    until: float,
+    statuses: Counter[str],
+    opened: Callable[[], None],
 ) -> None:
     """Send one request after the other on a connection, a new one where it was closed."""
     choose = attacker._choose
@@ -282,7 +305,9 @@ async def _answer(reader: asyncio.StreamReader) -> str:
     return status
 
 
-async def attack(url: str, token: str, experiment: str, run: str, seconds: float, connections: int, number: int, names: list[str]) -> Counter[str]:
+async def attack(
+    url: str, token: str, experiment: str, run: str, seconds: float, connections: int, number: int, names: list[str]
+) -> Counter[str]:
     """Attack for so long; return how many answers had which status, by what was sent."""
     parts = urlsplit(url)
     statuses: Counter[str] = Counter()

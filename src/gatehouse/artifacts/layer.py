@@ -231,6 +231,7 @@ class ArtifactLayer:
             return
         from mlflow.exceptions import MlflowException
 
+        context.leave()  # transfers have a limit of their own
         query = _first(context.scope["query_string"])
         try:
             if operation in _CHECKED:

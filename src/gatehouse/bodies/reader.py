@@ -90,6 +90,8 @@ class Bodies:
             raise BadBody("This takes no body with a Content-Encoding. Send it as it is.", 415)
         try:
             body = await self._receive(context, taken)
+            # Looking through it takes the event loop's time.
+            await context.enter()
             gone: frozenset[bytes] = frozenset()
             if taken.kind is Kind.OTLP:
                 body = await self._otlp(context, taken, body)

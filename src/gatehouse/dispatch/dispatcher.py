@@ -94,6 +94,7 @@ class Dispatcher:
         elif self._usable and self.is_plain(context.scope):
             await self.call_flask(context, send)
         else:
+            context.leave()
             await self.fastapi_app(context.scope, context.receive, send)
 
     def is_plain(self, scope: Scope) -> bool:
@@ -128,6 +129,7 @@ class Dispatcher:
             async with self._turns.turn(who(context)):
                 first, rest = await supervise(work, start(), context.receive, self._limit_s)
         else:
+            context.leave()
             async with self._movers.turn(who(context)):
                 first, rest = await start()
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})

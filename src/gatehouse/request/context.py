@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from gatehouse.policy.roles import Role
 
 
+class Crowded(Exception):
+    """Too many requests of one identity wait already."""
+
+
 class Held(Protocol):
     """Memory that is held for a request (:class:`gatehouse.bodies.budget.Reservation`)."""
 
@@ -36,6 +40,10 @@ class Held(Protocol):
 
     async def take(self, amount: int) -> None:
         """Hold so many bytes more."""
+
+
+async def _at_once() -> None:
+    pass
 
 
 @dataclass(eq=False)
@@ -72,6 +80,10 @@ class Context:
     claimed: str | None = None
     #: Leaves the audit line of a write that can happen from now on; AuditLayer sets it.
     begin: Callable[[], None] = lambda: None
+    #: Waits for the identity's share of the event loop, once; ShareLayer sets it. To be called when the body has come.
+    enter: Callable[[], Awaitable[None]] = _at_once
+    #: Gives that share back before the answer starts; ShareLayer sets it.
+    leave: Callable[[], None] = lambda: None
 
     @cached_property
     def request_id(self) -> str:

@@ -29,6 +29,7 @@ from gatehouse.pipeline.bounds import BoundsLayer
 from gatehouse.pipeline.failures import FailureLayer
 from gatehouse.pipeline.redirects import NoRedirectLayer
 from gatehouse.pipeline.security import SecurityLayer
+from gatehouse.pipeline.share import ShareLayer
 from gatehouse.pipeline.stack import Layer, Pipeline, stack
 from gatehouse.policy.source import PolicySource
 from gatehouse.public.cross_origin import CrossOriginLayer
@@ -97,6 +98,8 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
             session_lifetime=plan.session_lifetime,
         ),
         BoundsLayer,
+        # One identity's requests aren't all at once in what follows.
+        ShareLayer,
         partial(
             SecurityLayer,
             middlewares=security.take_off(mlflow),

@@ -18,6 +18,11 @@ from gatehouse.dispatch import limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+#: Characters of a text. A filter of so many takes some milliseconds to parse, and this is the event loop: longer ones
+#: are parsed in a thread of MLflow's handlers.
+MOST_CHARACTERS = 1024
+#: Bytes of a body.
+MOST_BYTES = 16 * 1024
 #: More fields than any of these requests has, but for lists of runs.
 _MOST_FIELDS = 256
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
@@ -33,7 +38,9 @@ class _Fields:
 
     def text(self, name: str) -> str | None:
         value = self._left.pop(name, None)
-        if value is not None and (not isinstance(value, str) or "\0" in value or limits.problem([(name, value)])):
+        if value is None:
+            return None
+        if not isinstance(value, str) or len(value) > MOST_CHARACTERS or "\0" in value:
             raise Declined
         return value
 
@@ -44,6 +51,13 @@ class _Fields:
         if limits.problem([(name, value)]):
             raise Declined
         return value
+
+    def order(self) -> list[str]:
+        """Return what the answer is sorted by, each a text to parse."""
+        items = self.texts("order_by")
+        if sum(map(len, items)) > MOST_CHARACTERS:
+            raise Declined
+        return items
 
     def number(self, name: str, low: int, high: int, default: int | None = None) -> int | None:
         value = self._left.pop(name, default)
@@ -78,7 +92,7 @@ class _Fields:
 
 def _from_body(body: bytes, content_type: str) -> Document:
     """Return the fields of a POST."""
-    if content_type.split(";")[0] != "application/json":
+    if len(body) > MOST_BYTES or content_type.split(";")[0] != "application/json":
         raise Declined
     try:
         document = json.loads(body)
@@ -126,7 +140,7 @@ def _search_runs(fields: _Fields) -> Query:
     if not all(_EXPERIMENT.fullmatch(one) for one in ids):
         raise Declined
     limit = fields.number("max_results", 1, runs.MOST_RESULTS, 1000)
-    stages, order = fields.view("run_view_type"), fields.texts("order_by")
+    stages, order = fields.view("run_view_type"), fields.order()
     return runs.search(
         [int(one) for one in ids], fields.text("filter") or "", stages, order, limit or 0, fields.offset()
     )
@@ -158,7 +172,7 @@ def _search_experiments(fields: _Fields) -> Query:
     limit = fields.number("max_results", 1, runs.MOST_RESULTS)
     if limit is None:
         raise Declined
-    stages, order = fields.view("view_type"), fields.texts("order_by")
+    stages, order = fields.view("view_type"), fields.order()
     return experiments.search(fields.text("filter") or "", stages, order, limit, fields.offset())
 
 
