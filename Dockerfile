@@ -21,7 +21,7 @@ RUN apt-get update \
 WORKDIR /build
 COPY proxy/go.mod proxy/go.sum proxy/build.sh ./
 RUN ./build.sh /usr/local/bin/oauth2-proxy \
-    && oauth2-proxy --version | grep -q "$(go list -m -f '{{.Version}}' github.com/oauth2-proxy/oauth2-proxy/v7)+gatehouse "
+    && oauth2-proxy --version | grep -q "$(go list -m -f '{{.Version}}' github.com/oauth2-proxy/oauth2-proxy/v7)+gatehouse\."
 COPY listener listener
 RUN go build -C listener -trimpath -ldflags '-s -w' -o /usr/local/bin/gatehouse-listener .
 

@@ -16,11 +16,14 @@ MODULE = "github.com/oauth2-proxy/oauth2-proxy/v7"
 
 
 def pinned_version() -> str:
-    """Return the version in proxy/go.mod, as proxy/build.sh marks it, for example ``v7.15.6+gatehouse``."""
+    """Return the version in proxy/go.mod, as proxy/build.sh marks it, for example ``v7.15.6+gatehouse.2``."""
     match = re.search(rf"{re.escape(MODULE)} (v[0-9.]+)", (ROOT / "proxy" / "go.mod").read_text())
     if not match:
         raise NoProgramError(f"proxy/go.mod doesn't require {MODULE}")
-    return match[1] + "+gatehouse"
+    changes = re.search(r"^readonly CHANGES=(\d+)$", (ROOT / "proxy" / "build.sh").read_text(), re.MULTILINE)
+    if not changes:
+        raise NoProgramError("proxy/build.sh doesn't count its changes")
+    return f"{match[1]}+gatehouse.{changes[1]}"
 
 
 def version_of(binary: str | Path) -> str:

@@ -4,9 +4,11 @@
 #   MLflow's client follows with an empty body. Let through as it came, the path is judged by the gate;
 # - a claim with a control character in it makes a header that no server may send, and so a 502 without a reason. As a
 #   byte that is no UTF-8 in its place it reaches the gate, which says what is wrong.
-# The version that it reports ends with +gatehouse, by which a start knows it.
+# The version that it reports ends with +gatehouse.N, by which a start knows it.
 set -euo pipefail
 
+# One more with each change to what is changed.
+readonly CHANGES=2
 out=$(realpath -m "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 module=github.com/oauth2-proxy/oauth2-proxy/v7
@@ -47,4 +49,4 @@ GO
 cp go.mod "$changed/go.mod"
 cp go.sum "$changed/go.sum"
 go mod edit -replace "$module=$changed/module" "$changed/go.mod"
-go build -v -modfile "$changed/go.mod" -trimpath -ldflags "-s -w -X $module/pkg/version.VERSION=$version+gatehouse" -o "$out" "$module"
+go build -v -modfile "$changed/go.mod" -trimpath -ldflags "-s -w -X $module/pkg/version.VERSION=$version+gatehouse.$CHANGES" -o "$out" "$module"

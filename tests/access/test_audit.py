@@ -557,9 +557,14 @@ def test_a_stalled_log_holds_up_no_read_and_loses_no_line(
             url = f"{gate.url}/api/2.0/mlflow/experiments/get?experiment_id=0"
             return [session.get(url, timeout=30).status_code for _ in range(12)]
 
+    # For so many seconds, and at least once: `STALL=60 pytest tests/access/test_audit.py -k stalled_log`.
+    until, rounds = time.monotonic() + float(os.environ.get("STALL") or 0), 0
     with ThreadPoolExecutor(50) as pool:
-        statuses = [status for part in pool.map(read, range(50)) for status in part]
-    assert statuses == [200] * 600
+        while not rounds or time.monotonic() < until:
+            statuses = [status for part in pool.map(read, range(50)) for status in part]
+            assert statuses == [200] * 600
+            rounds += 1
+    print(f"{600 * rounds} reads while the log stood still")
     stream.flow()
     before = len(writers.acknowledged)
     wait_for(lambda: len(writers.acknowledged) > before + 50, "writes to go on", 60, gate.log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable
@@ -182,6 +183,21 @@ def test_a_bad_setting_is_named_with_its_fix(make_gate: Callable[..., Gate], cas
     assert not (gate.folder / "mlflow.db").exists()
     if "TMPDIR" in changed:
         Path(changed["TMPDIR"]).rmdir()
+
+
+@pytest.mark.parametrize("version", ["v7.15.6", "v7.15.6+gatehousing", ""])
+def test_a_proxy_that_redirects_uploads_is_refused(
+    make_gate: Callable[..., Gate], tmp_path: Path, version: str
+) -> None:
+    gate = make_gate()
+    own = shutil.which("oauth2-proxy", path=gate.environment["PATH"])
+    stock = tmp_path / "oauth2-proxy"
+    stock.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "oauth2-proxy {version}" || exec {own} "$@"\n')
+    stock.chmod(0o755)
+    gate.environment["PATH"] = f"{tmp_path}{os.pathsep}{gate.environment['PATH']}"
+    assert gate.start().wait_end(30) == Exit.SETTINGS
+    assert "isn't the one that this gate is made for" in gate.log()
+    assert "proxy/build.sh" in gate.log()
 
 
 def test_all_problems_are_told_at_once(make_gate: Callable[..., Gate]) -> None:

@@ -73,6 +73,9 @@ BAD_TOKENS: dict[str, Callable[[Gate], str]] = {
     "e-mail null": with_claims("12346", email=None),
     "e-mail empty": with_claims("12347", email=""),
     "two e-mails": with_claims("12348", email="mallory@evil.test,alice@example.com", email_verified=True),
+    "a line break in the e-mail": with_claims("12349", email="alice@example.com\r\nX-A: b", email_verified=True),
+    "a control character in the e-mail": with_claims("12350", email="alice\x01@example.com", email_verified=True),
+    "a line break in the subject": with_claims("sub\r\nX-A: b", email="dora@example.com", email_verified=True),
     "empty": lambda _: "",
     "garbage": lambda _: "abc.def.ghi",
 }
@@ -92,6 +95,18 @@ def test_a_bad_token_is_refused(gate: Gate, kind: str) -> None:
 def test_a_good_token_next_to_it_still_works(gate: Gate) -> None:
     with gate.session("carol") as session:
         assert session.get(gate.url + SEARCH, timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("char", ["\r\n", "\0", "\x7f", "\x1b", "\t", "\xa0"])
+@pytest.mark.parametrize("claim", ["preferred_username", "groups", "name"])
+def test_a_claim_that_no_header_can_carry_keeps_nobody_out(gate: Gate, claim: str, char: str) -> None:
+    """oauth2-proxy's own build answers 502."""
+    text = f"Dora{char}X-Forwarded-Email: alice@example.com"
+    value = [text, "ml"] if claim == "groups" else text
+    token = with_claims("dora", email="dora@example.com", email_verified=True, **{claim: value})(gate)
+    answer = requests.get(f"{gate.url}/gatehouse/whoami", headers={"Authorization": f"Bearer {token}"}, timeout=10)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["email"] == "dora@example.com"
 
 
 def test_the_refusal_says_why(gate: Gate) -> None:

@@ -74,12 +74,17 @@ def _email(value: bytes) -> str:
 
 
 def _groups(value: bytes) -> tuple[str, ...]:
-    """Split the groups, which the proxy joins with commas."""
-    try:
-        names = [name.strip() for name in value.decode().split(",")]
-    except UnicodeDecodeError:
-        raise IdentityError("The groups in the identity are not UTF-8.") from None
+    """Split the groups, which the proxy joins with commas; one that can't be read is none, and can lift no role."""
+    names = [name.decode(errors="surrogateescape").strip() for name in value.split(b",")]
     return tuple(dict.fromkeys(name for name in names if name and name.isprintable()))
+
+
+def _username(value: bytes | None) -> str | None:
+    """Return a name to show; who somebody is hangs on the address, so one that can't be shown keeps nobody out."""
+    try:
+        return _text(value, "user name", _MAX_SUBJECT) if value else None
+    except IdentityError:
+        return None
 
 
 class AuthenticationLayer:
@@ -166,12 +171,11 @@ class AuthenticationLayer:
         subject = pair[: -len(self._proof)]
         if not hmac.compare_digest(stated.get(b"x-forwarded-user", subject), subject):
             raise IdentityError("The proxy's statements about the user contradict each other.")
-        username = stated.get(b"x-forwarded-preferred-username")
         return Identity(
             email=_email(stated.get(b"x-forwarded-email", b"")),
             subject=_text(subject, "subject", _MAX_SUBJECT),
             groups=_groups(stated[b"x-forwarded-groups"]) if b"x-forwarded-groups" in stated else (),
-            username=_text(username, "user name", _MAX_SUBJECT) if username else None,
+            username=_username(stated.get(b"x-forwarded-preferred-username")),
         )
 
     def _address(self, forwarded_for: bytes) -> str | None:

@@ -20,6 +20,7 @@ from gatehouse.database.reads import service
 from gatehouse.database.reads.layer import ReadsLayer
 from gatehouse.dispatch import limits
 from gatehouse.dispatch.dispatcher import Dispatcher
+from gatehouse.dispatch.share import ShareLayer
 from gatehouse.monitoring.layer import MonitoringLayer
 from gatehouse.operations.router import Router
 from gatehouse.pipeline import failures
@@ -29,7 +30,6 @@ from gatehouse.pipeline.bounds import BoundsLayer
 from gatehouse.pipeline.failures import FailureLayer
 from gatehouse.pipeline.redirects import NoRedirectLayer
 from gatehouse.pipeline.security import SecurityLayer
-from gatehouse.pipeline.share import ShareLayer
 from gatehouse.pipeline.stack import Layer, Pipeline, stack
 from gatehouse.policy.source import PolicySource
 from gatehouse.public.cross_origin import CrossOriginLayer

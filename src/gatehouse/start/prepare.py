@@ -13,6 +13,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -242,8 +243,12 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     if shutil.which("oauth2-proxy", path=resolved.get("PATH")) is None:
         fix = "use the container image, or `make run`, which finds or builds it"
         problems.append(Problem("oauth2-proxy", "is not on PATH", fix))
-    elif not file_problems:
-        problems += proxy_config.trial_run(config, proxy_environment, reported, secret_values)
+    else:
+        with ThreadPoolExecutor(1) as beside:
+            build = beside.submit(proxy_config.check_build, proxy_environment)
+            if not file_problems:
+                problems += proxy_config.trial_run(config, proxy_environment, reported, secret_values)
+            problems += build.result()
     # A secret whose file can't be read isn't missing as well.
     unread = {problem.name.removesuffix("_FILE") for problem in problems if problem.name.endswith("_FILE")}
     problems = [

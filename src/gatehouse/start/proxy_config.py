@@ -237,6 +237,28 @@ def run_proxy(config: Path, environment: Mapping[str, str]) -> str | None:
     return None if done.returncode == 0 else done.stdout + done.stderr
 
 
+def check_build(environment: Mapping[str, str]) -> list[Problem]:
+    """Check that the oauth2-proxy on PATH is the one that this gate is made for (proxy/build.sh), by the version that it says.
+
+    Its maker's own redirects paths, on which clients lose what they upload, and answers some identities by a 502.
+    """
+    try:
+        said = subprocess.run(
+            ["oauth2-proxy", "--version"],
+            env=dict(environment), capture_output=True, text=True, timeout=30, check=False,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        said = ""
+    if re.match(r"oauth2-proxy v\S+\+gatehouse\b", said):
+        return []
+    what = (
+        f"on PATH says {said[:80] or 'nothing'!r}, and isn't the one that this gate is made for (+gatehouse): it would "
+    )
+    what += "answer uploads by redirects, on which clients lose them"
+    fix = "use the container image, or `make run`; or put what proxy/build.sh builds first on PATH"
+    return [Problem("oauth2-proxy", what, fix)]
+
+
 def trial_run(config: Path, environment: Mapping[str, str], reported: set[str], secrets: list[str]) -> list[Problem]:
     """Let oauth2-proxy judge its configuration, with stand-ins for what is reported already."""
     trial = {**environment, **{name: value for name, value in STAND_INS.items() if name in reported}}
