@@ -1,4 +1,4 @@
-"""How much of the event loop one identity may have: its next requests wait, unread by anybody, until some of its own are answered.
+"""How much of the event loop one identity may have: its next requests wait until some of its own are answered.
 
 The loop takes what is ready in turn. So whoever has hundreds of requests ready, each of which costs some milliseconds
 there (a body to look through, a filter to parse, a line to write), makes everybody wait for all of them. With a share
@@ -76,7 +76,7 @@ class Shares:
 
 
 class ShareLayer:
-    """Layer: a request waits for its identity's share once its body is there, and gives it back with the answer's start.
+    """Layer: a request waits for its identity's share once its body is there, and gives it back as the answer starts.
 
     Args:
         app: the next layer. Whoever reads a body in it calls ``context.enter`` then; whoever hands the request to what

@@ -238,7 +238,7 @@ def run_proxy(config: Path, environment: Mapping[str, str]) -> str | None:
 
 
 def check_build(environment: Mapping[str, str]) -> list[Problem]:
-    """Check that the oauth2-proxy on PATH is the one that this gate is made for (proxy/build.sh), by the version that it says.
+    """Check that the oauth2-proxy on PATH is what proxy/build.sh makes, by the version that it says.
 
     Its maker's own redirects paths, on which clients lose what they upload, and answers some identities by a 502.
     """
