@@ -12,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -319,6 +320,38 @@ def _cookie_header(answer: requests.Response) -> str:
     lines = answer.raw.headers.getlist("set-cookie")
     pairs = [line.partition(";")[0] for line in lines]
     return "; ".join(pair for pair in pairs if pair.partition("=")[2])
+
+
+def run_sdk(
+    gate: Gate,
+    script: str,
+    folder: Path,
+    *arguments: str,
+    token: str | None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Run a script with MLflow's unmodified SDK, in a process, a folder and a home of its own.
+
+    Args:
+        token: what it sends, or None to come as a stranger.
+        variables: of its environment, beside the server's address.
+        check: whether it must end well.
+    """
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "MLFLOW_TRACKING_URI": gate.url, **variables}
+    if token is not None:
+        environment["MLFLOW_TRACKING_TOKEN"] = token
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stderr + gate.log()
+    return done
 
 
 @contextlib.contextmanager

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import gzip
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import requests
 
 from tests.access.conftest import TIMEOUT_S, Client
 from tests.access.test_identity import proof, socket_folder, straight
-from tests.support import Gate
+from tests.support import Gate, run_sdk
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 SEARCH = "/api/2.0/mlflow/runs/search"
@@ -181,23 +179,9 @@ print(run.info.run_id)
 
 
 def test_the_sdk_stores_whole_or_says_that_it_doesnt(gate: Gate, tmp_path: Path) -> None:
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "MLFLOW_TRACKING_URI": gate.url,
-        "MLFLOW_TRACKING_TOKEN": gate.provider.token("bob"),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SDK],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
+    done = run_sdk(
+        gate, SDK, tmp_path, token=gate.provider.token("bob"), variables={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     )
-    assert done.returncode == 0, done.stderr
     run = done.stdout.split()[-1]
     roots = [path for path in (gate.folder / "artifacts").rglob(run) if path.is_dir()]
     stored = {path.name: path.read_text() for path in roots[0].rglob("*") if path.is_file()}

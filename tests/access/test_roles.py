@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from gatehouse.operations.classes import Access
 from gatehouse.operations.table import GRAPHQL, OPERATIONS
 from tests.access.conftest import Client, Snapshot, line_of
 from tests.access.test_routes import REGISTERED
-from tests.support import Gate
+from tests.support import Gate, run_sdk
 
 #: Operations that answer somebody who only looks; all others that aren't GET must be refused.
 NOT_GET = sorted({(method, path, name) for method, path, name in REGISTERED if method != "GET"})
@@ -169,17 +167,8 @@ except mlflow.exceptions.MlflowException as error:
 def test_the_sdk_reads_as_carol_and_says_why_it_may_not_write(
     gate: Gate, things: dict[str, str], tmp_path: Path
 ) -> None:
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "MLFLOW_TRACKING_URI": gate.url,
-        "MLFLOW_TRACKING_TOKEN": gate.provider.token("carol"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SDK, things["run_id"], things["experiment_id"]],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    names = things["run_id"], things["experiment_id"]
+    done = run_sdk(gate, SDK, tmp_path, *names, token=gate.provider.token("carol"))
     assert "PERMISSION_DENIED: carol@example.com is a viewer here; 'create run' needs the role editor" in done.stdout
 
 

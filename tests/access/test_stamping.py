@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 import time
 import uuid
 import zlib
@@ -17,7 +15,7 @@ import pytest
 from gatehouse.stamping.people import CLAIMED_TAG, UPDATED_BY, USER_TAG
 from tests.access.conftest import Client, line_of
 from tests.access.test_people import HUMAN
-from tests.support import Gate, Postgres
+from tests.support import Gate, Postgres, run_sdk
 
 BOB = "bob@example.com"
 
@@ -334,24 +332,7 @@ print(run.info.run_id, mlflow.get_last_active_trace_id())
 
 
 def test_a_run_and_a_trace_of_the_sdk_are_bobs(bob: Client, gate: Gate, postgres: Postgres, tmp_path: Path) -> None:
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "LOGNAME": "ceo",
-        "USER": "ceo",
-        "MLFLOW_TRACKING_URI": gate.url,
-        "MLFLOW_TRACKING_TOKEN": gate.provider.token("bob"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SDK],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_sdk(gate, SDK, tmp_path, token=gate.provider.token("bob"), variables={"LOGNAME": "ceo", "USER": "ceo"})
     run, trace = done.stdout.split()[-2:]
     tags = bob.tags(run)
     assert (tags["user_id"], tags[USER_TAG], tags[CLAIMED_TAG]) == (BOB, BOB, "ceo")

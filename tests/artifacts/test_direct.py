@@ -23,7 +23,7 @@ from tests.artifacts.google_server import google_server
 from tests.artifacts.object_stores import Server, azure_server, s3_server
 from tests.artifacts.signed_bucket import SignedBucket, signed_google
 from tests.client.googleapis import ACCOUNT, Google
-from tests.support import Gate, Provider, free_port, running
+from tests.support import Gate, Provider, free_port, run_sdk, running
 
 MIB = 1024 * 1024
 LARGE, SMALL = 40 * MIB, 1000
@@ -117,20 +117,15 @@ def test_the_plugin_takes_the_way_that_the_server_offers_with_no_setting_of_its_
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "MLFLOW_TRACKING_URI": direct.url,
+    variables = {
         "MLFLOW_TRACKING_AUTH": "gatehouse",
-        "MLFLOW_TRACKING_TOKEN": direct.provider.token(),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "GATEHOUSE_KEYRING": "off",
         "GIT_PYTHON_REFRESH": "quiet",
         **google.as_googleapis,
     }
-    command = [sys.executable, "-c", SCRIPT, "plug-in", *map(str, files)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr + direct.log()
+    token = direct.provider.token()
+    done = run_sdk(direct, SCRIPT, home, "plug-in", *map(str, files), token=token, variables=variables)
     assert done.stdout.split() == [digest(path) for path in files]
     moved = [(method, path.rpartition("/")[2], size) for method, path, size in bucket.signed]
     up = [("PUT", "large model.bin", 8 * MIB), ("PUT", "large model.bin", 32 * MIB)]

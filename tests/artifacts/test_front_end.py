@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from selenium.webdriver.common.by import By
 from gatehouse.exit_codes import Exit
 from tests.artifacts.http2 import Http2
 from tests.browser import chromium
-from tests.support import Gate, Provider, free_port, missing, wait_for
+from tests.support import Gate, Provider, free_port, missing, run_sdk, wait_for
 
 MIB = 1 << 20
 STORED = "/api/2.0/mlflow-artifacts/artifacts/0"
@@ -158,17 +157,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Path]]
 def run_id(site: Gate, files: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run to which the unmodified SDK logged all three files through the front end, and from which it read them back."""
     folder = tmp_path_factory.mktemp("sdk")
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "MLFLOW_TRACKING_URI": site.url,
-        "MLFLOW_TRACKING_TOKEN": site.provider.token(),
-    }
-    command = [sys.executable, "-c", SDK, *map(str, files.values())]
-    done = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr + site.log()
+    done = run_sdk(site, SDK, folder, *map(str, files.values()), token=site.provider.token())
     return done.stdout.split()[-1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -175,14 +176,24 @@ def test_refusing_changes_not_one_byte(make_gate: Callable[..., Gate], postgres:
 def test_a_failing_migration_changes_nothing(postgres: Postgres, database: str) -> None:
     uri = parse_database(database)
     older = make_older(uri)
-    # The newest migration adds tables or columns; a lock held elsewhere makes it fail after it has begun.
     name = database.rpartition("/")[2]
-    postgres.sql(f"ALTER DATABASE \"{name}\" SET statement_timeout = '1ms'")
+    # A migration's last statement notes its revision: all of its DDL is done by then, and the error tells how much.
+    postgres.sql(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'stopped at % columns',"
+        " (SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'); END $$;"
+        "CREATE TRIGGER fail BEFORE UPDATE ON alembic_version FOR EACH ROW EXECUTE FUNCTION fail()",
+        name,
+    )
+    count = "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'"
+    columns = postgres.sql(count, name).strip()
     before = dump(postgres, database)
-    assert migrate(uri).returncode != 0
-    postgres.sql(f'ALTER DATABASE "{name}" RESET statement_timeout')
+    failed = migrate(uri)
+    stopped = re.search(r"stopped at (\d+) columns", failed.stderr)
+    assert stopped, failed.stderr
+    assert stopped[1] != columns, "the migration had changed something"
     assert dump(postgres, database) == before
     assert revision(uri) == older
+    postgres.sql("DROP TRIGGER fail ON alembic_version; DROP FUNCTION fail()", name)
     assert migrate(uri).returncode == Exit.OK
 
 

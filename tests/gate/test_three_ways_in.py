@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from local.proxy_binary import ROOT
-from tests.support import Gate
+from tests.support import Gate, run_sdk
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=5"
 
@@ -89,26 +89,12 @@ def test_the_sdk_runs_the_example(gate: Gate, tmp_path: Path) -> None:
 
 def test_the_sdk_without_a_token_fails_loudly(gate: Gate, tmp_path: Path) -> None:
     script = "import mlflow; mlflow.set_experiment('never')"
-    environment = {
-        "PATH": "/bin",
-        "HOME": str(tmp_path),
-        "MLFLOW_TRACKING_URI": gate.url,
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_sdk(gate, script, tmp_path, token=None, variables={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}, check=False)
     assert done.returncode != 0
-    # oauth2-proxy's 401 has an empty object for a body, and this is what the SDK makes of it: the README explains it.
+    # oauth2-proxy's 401 has an empty object for a body, and this is what the SDK makes of it: docs/troubleshooting.md explains it.
     message = "INTERNAL_ERROR: Response: {}"
     assert message in done.stderr
-    assert message in (ROOT / "README.md").read_text()
+    assert message in (ROOT / "docs" / "troubleshooting.md").read_text()
 
 
 def test_a_browser_is_sent_to_the_provider_from_the_page_of_the_ui(gate: Gate) -> None:
@@ -223,6 +209,6 @@ def test_traces_graphql_and_the_registry_answer_too(gate: Gate) -> None:
         jobs = session.get(f"{gate.url}/ajax-api/3.0/jobs/1", timeout=10)
     assert graphql.json()["data"]["test"]["output"], graphql.text
     assert registry.status_code == 200, registry.text
-    assert otlp.status_code in {400, 422}, otlp.text
+    assert otlp.status_code == 400, otlp.text
     assert "application/json" in otlp.headers["content-type"]
-    assert jobs.status_code in {400, 404, 501, 503}, jobs.text
+    assert jobs.status_code == 400, jobs.text
