@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
-from mlflow_gatehouse.identity import claims_of
+from mlflow_gatehouse.identity_token import claims_of
 
 STORAGE = "storage.googleapis.com"
 HOSTS = ("oauth2.googleapis.com", "iamcredentials.googleapis.com", "sts.googleapis.com", STORAGE)

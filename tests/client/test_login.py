@@ -22,9 +22,9 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from mlflow_gatehouse import store
+from mlflow_gatehouse import sign_ins
 from mlflow_gatehouse.errors import ConfigurationError
-from mlflow_gatehouse.identity import claims_of
+from mlflow_gatehouse.identity_token import claims_of
 from tests.client.conftest import PATIENCE, Machine, login, read_until
 from tests.client.googleapis import Google
 from tests.client.impostor import Impostor, standing_in
@@ -197,11 +197,11 @@ def test_a_store_that_stays_locked_on_windows_is_an_error_with_a_text(
         raise OSError(errno.EDEADLK, "Resource deadlock avoided")
 
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_LOCK=1, locking=locking))
-    monkeypatch.setattr(store, "WINDOWS", True)
+    monkeypatch.setattr(sign_ins, "WINDOWS", True)
     monkeypatch.setenv("GATEHOUSE_CONFIG", str(tmp_path))
     with (
         pytest.raises(ConfigurationError, match="is locked by another process") as told,
-        store.locked("https://a.example.com"),
+        sign_ins.locked("https://a.example.com"),
     ):
         pass
     assert "end the other" in told.value.fix

@@ -7,7 +7,7 @@ import stat
 import time
 
 from local.proxy_binary import ROOT
-from mlflow_gatehouse.identity import claims_of
+from mlflow_gatehouse.identity_token import claims_of
 from tests.client.conftest import Machine, login
 from tests.client.openid import OpenIdProvider
 from tests.support import wait_for

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from mlflow_gatehouse.identity import claims_of
+from mlflow_gatehouse.identity_token import claims_of
 from mlflow_gatehouse.sources import SOURCES
 from tests.client.conftest import Machine
 from tests.client.googleapis import (

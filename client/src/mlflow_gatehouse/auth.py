@@ -17,7 +17,7 @@ from requests.auth import AuthBase
 from requests.utils import rewind_body
 
 from mlflow_gatehouse.errors import Refused
-from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.identity_token import IdentityToken
 from mlflow_gatehouse.keeper import keeper_of
 from mlflow_gatehouse.refusals import problem_of
 from mlflow_gatehouse.server import Server, origin_of, require_private

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from mlflow_gatehouse import sources
 from mlflow_gatehouse.errors import ClientError, Unreachable
-from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.identity_token import IdentityToken
 from mlflow_gatehouse.server import Server, discover
 
 _logger = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import requests
 
-from mlflow_gatehouse import store
+from mlflow_gatehouse import sign_ins
 from mlflow_gatehouse.errors import ClientError, ConfigurationError, NoIdentity, Unreachable
-from mlflow_gatehouse.identity import IdentityToken, claims_of
+from mlflow_gatehouse.identity_token import IdentityToken, claims_of
 from mlflow_gatehouse.server import TIMEOUT, is_loopback
 
 SIGN_IN_TIMEOUT = 300.0  # seconds that a person has in the browser
@@ -317,7 +317,7 @@ def sign_in_by_device(
             interval += 5  # RFC 8628, 3.5
         elif error != "authorization_pending":
             return _checked(provider, client, status, tokens, None)
-    raise SignInFailed("the code ran out before anybody signed in", "mlflow-gatehouse login --device")
+    raise SignInFailed("the device code expired before anybody signed in", "mlflow-gatehouse login --device")
 
 
 # --- tokens ----------------------------------------------------------------------------------------------
@@ -354,8 +354,8 @@ def _checked(
 
 def keep(origin: str, provider: Provider, client: Client, tokens: Mapping[str, Any]) -> str:
     """Keep the result of a sign-in for a server; return where, in words."""
-    with store.locked(origin):
-        return store.save(
+    with sign_ins.locked(origin):
+        return sign_ins.save(
             origin,
             {
                 "issuer": provider.issuer,
@@ -375,8 +375,8 @@ def living_token(origin: str, refused: str | None = None) -> str:
     Raises:
         SignInFailed: the sign-in has ended, or there was none.
     """
-    with store.locked(origin):
-        record = store.load(origin)
+    with sign_ins.locked(origin):
+        record = sign_ins.load(origin)
         if record is None:
             raise SignInFailed("nobody has signed in", f"mlflow-gatehouse login {origin}")
         identity = str(record["id_token"])
@@ -405,7 +405,7 @@ def living_token(origin: str, refused: str | None = None) -> str:
             raise SignInFailed("the renewed token is somebody else's", f"sign in anew: mlflow-gatehouse login {origin}")
         record["id_token"] = tokens["id_token"]
         record["refresh_token"] = tokens.get("refresh_token") or record["refresh_token"]
-        store.save(origin, record)
+        sign_ins.save(origin, record)
         return str(tokens["id_token"])
 
 
@@ -417,14 +417,14 @@ def forget(origin: str) -> tuple[bool, str]:
     Raises:
         Unreachable: it is forgotten here, and the provider hasn't revoked it.
     """
-    if not store.exists(origin):
+    if not sign_ins.exists(origin):
         return False, ""
-    with store.locked(origin):
+    with sign_ins.locked(origin):
         try:
-            record = store.load(origin) or {}
+            record = sign_ins.load(origin) or {}
         except ConfigurationError:
             record = {}  # damaged, or read by others: it goes all the same
-        found = store.delete(origin)
+        found = sign_ins.delete(origin)
     if not record.get("refresh_token"):
         return found, ""
     issuer = record["issuer"]

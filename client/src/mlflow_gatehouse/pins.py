@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from mlflow_gatehouse import store
+from mlflow_gatehouse import sign_ins
 from mlflow_gatehouse.errors import ConfigurationError
 
 #: Google's own clients, whose tokens every server that takes gcloud's takes too: gcloud, and application default
@@ -24,12 +24,12 @@ SHARED = frozenset(
 
 def _known() -> dict[str, list[str]]:
     try:
-        known = json.loads((store.folder() / "known-clients").read_text(encoding="utf-8"))
+        known = json.loads((sign_ins.folder() / "known-clients").read_text(encoding="utf-8"))
         return {str(origin): [str(issuer), str(client)] for origin, (issuer, client) in known.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        path = store.folder() / "known-clients"
+        path = sign_ins.folder() / "known-clients"
         raise ConfigurationError(
             f"{path} can't be read: {type(error).__name__}",
             f"look who changed it; without it, every server's client is new: rm {path}",
@@ -69,6 +69,6 @@ def doubt(origin: str, issuer: str, client_id: str) -> str | None:
 
 def remember(origin: str, issuer: str, client_id: str) -> None:
     """Take what a sign-in was done with for known."""
-    with store.locked("known-clients"):
+    with sign_ins.locked("known-clients"):
         known = _known() | {origin: [issuer, client_id]}
-        store.write_private(store.folder() / "known-clients", json.dumps(known, indent=1))
+        sign_ins.write_private(sign_ins.folder() / "known-clients", json.dumps(known, indent=1))

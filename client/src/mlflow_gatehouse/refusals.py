@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from mlflow_gatehouse.errors import ClientError, Intercepted, Refused
-from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.identity_token import IdentityToken
 from mlflow_gatehouse.server import Server, origin_of
 from mlflow_gatehouse.sources import objection, remedy
 

@@ -27,9 +27,9 @@ from google.auth.compute_engine import _metadata as gce_metadata
 from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
-from mlflow_gatehouse import store
+from mlflow_gatehouse import sign_ins
 from mlflow_gatehouse.errors import ClientError, ConfigurationError, NoIdentity
-from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.identity_token import IdentityToken
 from mlflow_gatehouse.server import Server
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
@@ -108,7 +108,7 @@ def _adc(*types: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"{path} isn't a credentials file of Google: {type(error).__name__}",
-            "make it anew: gcloud auth application-default login",
+            "create it again: gcloud auth application-default login",
         ) from None
     if kind not in types:
         raise NotHere(f"{path} is of type {kind}")
@@ -147,14 +147,14 @@ def _federated(info: Mapping[str, Any]) -> Any:
     try:
         return kind.from_info(info, scopes=[CLOUD_PLATFORM])
     except (google.auth.exceptions.GoogleAuthError, ValueError, KeyError) as error:
-        raise SourceFailed(_reason(error), "make the credentials file anew") from None
+        raise SourceFailed(_reason(error), "create the credentials file again") from None
 
 
 def _load(info: Mapping[str, Any]) -> Any:
     try:
         credentials, _ = google.auth.load_credentials_from_dict(dict(info), scopes=[CLOUD_PLATFORM])
     except (google.auth.exceptions.GoogleAuthError, ValueError, KeyError) as error:
-        raise SourceFailed(_reason(error), "make the credentials file anew") from None
+        raise SourceFailed(_reason(error), "create the credentials file again") from None
     return credentials
 
 
@@ -300,7 +300,7 @@ def from_gcloud(server: Server, _refused: str | None) -> str:
 
 def from_login(server: Server, refused: str | None) -> str:
     """What ``mlflow-gatehouse login`` kept, renewed at the provider when it is due."""
-    record = store.load(server.origin)
+    record = sign_ins.load(server.origin)
     if record is None:
         raise NotHere(f"nobody has signed in: mlflow-gatehouse login {server.origin}")
     from mlflow_gatehouse import oidc

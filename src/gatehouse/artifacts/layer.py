@@ -37,7 +37,7 @@ from gatehouse.upstream.artifacts import (
     path_in_store,
     trace_location,
 )
-from gatehouse.upstream.stores import registry_store, tracking_store
+from gatehouse.upstream.tracking_stores import registry_store, tracking_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping

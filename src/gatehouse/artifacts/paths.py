@@ -50,7 +50,7 @@ def check(path: str) -> str:
             raise BadPath(f"Invalid path: a name in it is longer than {MAX_NAME} bytes.")
         plain = unicodedata.normalize("NFKC", segment)
         if plain in {".", ".."} or "/" in plain or "\\" in plain:
-            raise BadPath("Invalid path: it leads upwards, or looks as if it did.")
+            raise BadPath("Invalid path: a name in it reads as '.', '..' or a path (Unicode NFKC).")
     return "/".join(segments)
 
 
@@ -67,6 +67,6 @@ def from_client(path: str) -> str:
     try:
         safe = validate_path_is_safe(path)
     except (MlflowException, ValueError):  # MLflow lets its own parser's ValueError through
-        raise BadPath("Invalid path: it is absolute, leads upwards, or has a # in it.") from None
+        raise BadPath("Invalid path: it is absolute, or has '..' or # in it.") from None
     # MLflow has escaped control characters that were encoded; unescaped, they are refused.
     return check(unquote(safe))

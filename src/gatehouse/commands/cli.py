@@ -13,7 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "gatehouse.start.supervisor",
         "check all settings, then run MLflow and the proxy (start.sh becomes this)",
     ),
-    "serve": ("gatehouse.start.server", "run MLflow on its private socket (`gatehouse start` calls this)"),
+    "serve": ("gatehouse.start.serve", "run MLflow on its private socket (`gatehouse start` calls this)"),
     "monitor": ("gatehouse.monitoring.server", "answer scrapes of METRICS (`gatehouse start` calls this)"),
     "migrate": ("gatehouse.commands.migrate", "upgrade the database's schema to the installed MLflow's"),
     "gc": ("gatehouse.commands.gc", "remove for good what was deleted long ago, with its artifacts"),

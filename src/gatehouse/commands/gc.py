@@ -32,7 +32,7 @@ from gatehouse.database.reach import SchemaError, wait_for_database
 from gatehouse.database.schema import State
 from gatehouse.exit_codes import Exit
 from gatehouse.start.settings import Problem, Settings, SettingsError, load, read_secret_files
-from gatehouse.upstream.stores import deleted_logged_models, deleted_runs
+from gatehouse.upstream.tracking_stores import deleted_logged_models, deleted_runs
 
 if TYPE_CHECKING:
     from gatehouse.artifacts.stores.base import Store
@@ -316,7 +316,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(format="gatehouse gc: %(message)s", level=logging.WARNING)
     environment, problems = read_secret_files(os.environ)
     from gatehouse.artifacts.stores.base import StoreError
-    from gatehouse.start.server import google_credentials
+    from gatehouse.start.serve import google_credentials
 
     try:
         if problems:

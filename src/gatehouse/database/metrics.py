@@ -17,7 +17,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import text
 
 from gatehouse.upstream import application
-from gatehouse.upstream.stores import check_metric, register_tracking_store
+from gatehouse.upstream.tracking_stores import check_metric, register_tracking_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -181,7 +181,7 @@ class _Reader:
             mark = error.problem_mark
             where = f"{self.name}:{mark.line + 1}" if mark else self.name
             what = f"isn't YAML: {error.problem or error.context}"
-            raise PolicyError([PolicyProblem(where, what, "mend the syntax in or above this line")]) from None
+            raise PolicyError([PolicyProblem(where, what, "correct the syntax in or above this line")]) from None
         except (yaml.YAMLError, RecursionError) as error:
             fix = "see docs/access.md for an example"
             raise PolicyError([PolicyProblem(self.name, f"isn't YAML: {error}", fix)]) from None

@@ -9,8 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gatehouse.artifacts import direct as transfers
-from gatehouse.artifacts import guard, repository, stores
+from gatehouse.artifacts import direct, guard, repository, stores
 from gatehouse.artifacts.layer import ArtifactLayer
 from gatehouse.audit.layer import AuditLayer, IntentLayer
 from gatehouse.bodies.budget import Budget, capacity
@@ -117,7 +116,7 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
     ]
     guard.register(settings.addresses())
     if destination := settings.artifacts_destination:
-        kind = transfers.DirectRepository if settings.direct_transfers else repository.StoreRepository
+        kind = direct.DirectRepository if settings.direct_transfers else repository.StoreRepository
         repository.register(destination, partial(stores.shared, destination), kind)
 
         def artifacts(app: Handler) -> ArtifactLayer:

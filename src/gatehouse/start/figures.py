@@ -12,7 +12,7 @@ from sqlalchemy.pool import QueuePool
 from gatehouse import __version__
 from gatehouse.monitoring.notes import Notes
 from gatehouse.monitoring.worker import Reporter
-from gatehouse.upstream.stores import most_connections
+from gatehouse.upstream.tracking_stores import most_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

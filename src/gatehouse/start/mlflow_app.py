@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 from gatehouse.database import engine
 from gatehouse.start.settings import Settings
 from gatehouse.start.verdicts import listed
-from gatehouse.upstream import application, lazy, stores
+from gatehouse.upstream import application, lazy, tracking_stores
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -65,8 +65,8 @@ def open_stores() -> set[Engine]:
 
     event.listen(Engine, "engine_connect", note)
     try:
-        stores.tracking_store()
-        stores.registry_store()
+        tracking_stores.tracking_store()
+        tracking_stores.registry_store()
     finally:
         event.remove(Engine, "engine_connect", note)
     return engines

@@ -7,10 +7,10 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from mlflow_gatehouse import oidc, pins, store
+from mlflow_gatehouse import oidc, pins, sign_ins
 from mlflow_gatehouse.commands import agreed, chosen_origin, parser, run, say
 from mlflow_gatehouse.errors import ConfigurationError
-from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.identity_token import IdentityToken
 from mlflow_gatehouse.server import discover
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
                 f"{origin} doesn't say at which provider and as which client to sign in",
                 "mlflow-gatehouse login --issuer https://… --client-id …, or set LOGIN_CLIENT_ID at the server",
             )
-        with store.locked(origin):
+        with sign_ins.locked(origin):
             pass  # what can't be kept is said before anybody signs in
         if not arguments.client_id:
             _look(origin, issuer, client_id)

@@ -8,10 +8,10 @@ from pathlib import Path
 from mlflow_gatehouse import sources
 from mlflow_gatehouse.commands import chosen_origin, parser, run, say
 from mlflow_gatehouse.errors import ClientError, ConfigurationError, NoIdentity
-from mlflow_gatehouse.identity import IdentityToken
+from mlflow_gatehouse.identity_token import IdentityToken
 from mlflow_gatehouse.keeper import keeper_of
 from mlflow_gatehouse.server import Server, discover
-from mlflow_gatehouse.store import write_private
+from mlflow_gatehouse.sign_ins import write_private
 
 
 def main(argv: list[str]) -> int:

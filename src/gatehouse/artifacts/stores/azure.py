@@ -182,7 +182,9 @@ class AzureSource(Source):
             # The library retries a request, but not a body that breaks off while its checksum is computed.
             except RequestException as error:
                 if attempt == RETRIES:
-                    raise StoreError(f"The artifact store broke off in the middle: {type(error).__name__}") from None
+                    raise StoreError(
+                        f"The artifact store closed the connection before the end: {type(error).__name__}"
+                    ) from None
         raise AssertionError("unreachable")
 
     def close(self) -> None:

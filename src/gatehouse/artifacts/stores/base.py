@@ -51,7 +51,7 @@ class Denied(StoreError):
 
 
 class Conflict(StoreError):
-    """What is there already is in the way, such as an artifact where a folder is needed."""
+    """Another object exists at the path, such as an artifact where a folder is needed."""
 
     status = 409
     code = "RESOURCE_CONFLICT"

@@ -68,7 +68,7 @@ def _told(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told_writer(path: str) -> Iterator[None]:
-    """As :func:`_told`, where a name that isn't what it must be is in the way."""
+    """As :func:`_told`, and Conflict where an artifact exists in place of a folder, or a folder in place of one."""
     try:
         yield
     except OSError as error:
@@ -160,7 +160,7 @@ class LocalStore(Store):
     def create(self, path: str, size: int | None = None) -> Sink:
         with _told_writer(path):
             with self._parent(path, create=True):
-                pass  # what is in the way is said before the bytes are sent
+                pass  # a conflict is reported before the bytes are sent
             return _LocalSink(self, path, size)
 
     @contextlib.contextmanager

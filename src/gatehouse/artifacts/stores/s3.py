@@ -234,7 +234,9 @@ class S3Source(Source):
             except INTERRUPTIONS as error:
                 self._body.close()
                 if attempt == ATTEMPTS - 1:
-                    raise StoreError(f"The artifact store broke off in the middle: {type(error).__name__}") from None
+                    raise StoreError(
+                        f"The artifact store closed the connection before the end: {type(error).__name__}"
+                    ) from None
                 self._body = self._ask(self.stat.etag)["Body"]
             else:
                 self._position += len(data)

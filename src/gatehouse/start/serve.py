@@ -89,7 +89,7 @@ def check_artifacts(destination: str, direct: bool) -> None:
     except StoreError as error:
         say(f"error: artifacts can't be stored or read: {error}")
     except Exception as error:
-        say(f"error: the artifact store can't be looked at: {type(error).__name__}: {error}")
+        say(f"error: the artifact store can't be checked: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
