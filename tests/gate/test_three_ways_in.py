@@ -209,6 +209,6 @@ def test_traces_graphql_and_the_registry_answer_too(gate: Gate) -> None:
         jobs = session.get(f"{gate.url}/ajax-api/3.0/jobs/1", timeout=10)
     assert graphql.json()["data"]["test"]["output"], graphql.text
     assert registry.status_code == 200, registry.text
-    assert otlp.status_code == 400, otlp.text
+    assert otlp.status_code == 422, otlp.text
     assert "application/json" in otlp.headers["content-type"]
-    assert jobs.status_code == 400, jobs.text
+    assert jobs.status_code == 404, jobs.text
