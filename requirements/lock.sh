@@ -14,3 +14,5 @@ compile provider.in --constraint dev.txt --output-file provider.txt
 compile plain.in --constraint dev.txt --output-file plain.txt
 compile node.in --output-file node.txt
 compile older-mlflow.in --output-file older-mlflow.txt
+compile neighbours.in --output-file neighbours.txt
+compile neighbours-heavy.in --output-file neighbours-heavy.txt

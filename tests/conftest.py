@@ -36,6 +36,7 @@ SLOW = {
     "copy": "a copy of the sources, checked by tools",
     "answers": "every answer of MLflow, twice",
     "older_python": "an older MLflow",
+    "caddy_host": "Caddy, and a gate of the test's own",
     "chart_tools": "Helm, which is built first",
     "neighbour": "other programs' libraries, in an environment of their own",
     "heavy_neighbour": "other programs' libraries, in an environment of their own",
