@@ -1,8 +1,8 @@
 """Dask: a parent run here, a child run on each worker, every one with a token of the same source.
 
-A worker is a process of its own: it asks the plug-in for its token when its first request needs one, and renews it by itself.
-So the workers need what a client needs, MLFLOW_TRACKING_URI, MLFLOW_TRACKING_AUTH and a source of tokens, and no token is ever
-pickled into a task.
+A worker is a process of its own: it asks the plug-in for its token when its first request needs one, and renews it by
+itself. So the workers need what a client needs, MLFLOW_TRACKING_URI, MLFLOW_TRACKING_AUTH and a source of tokens, and
+no token is ever pickled into a task.
 """
 
 from __future__ import annotations

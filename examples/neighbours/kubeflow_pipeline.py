@@ -1,8 +1,8 @@
 """Kubeflow Pipelines: a step logs into MLflow. Run as it is, the steps are processes of this machine (kfp.local).
 
-On a cluster, compile the same pipeline (`kfp dsl compile`), and give the steps' pods the address and a source of tokens with
-kfp-kubernetes: `set_env_variable`, and `use_secret_as_volume` for MLFLOW_TRACKING_TOKEN_FILE or a ServiceAccount with an identity.
-No `from __future__ import annotations` here: the compiler reads the types themselves.
+On a cluster, compile the same pipeline (`kfp dsl compile`), and give the steps' pods the address and a source of tokens
+with kfp-kubernetes: `set_env_variable`, and `use_secret_as_volume` for MLFLOW_TRACKING_TOKEN_FILE or a ServiceAccount
+with an identity. No `from __future__ import annotations` here: the compiler reads the types themselves.
 """
 
 from kfp import dsl, local

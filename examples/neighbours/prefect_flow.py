@@ -1,7 +1,7 @@
 """Prefect: a flow is a run, its tasks log into it. The token is the plug-in's, in whatever process a task runs.
 
 A work pool passes the two variables on with the deployment's `job_variables: {env: {MLFLOW_TRACKING_URI: …,
-MLFLOW_TRACKING_AUTH: gatehouse}}`; on Kubernetes the job's pod has a source of tokens of its own. No block holds a token.
+MLFLOW_TRACKING_AUTH: gatehouse}}`; on Kubernetes the job's pod has a source of tokens of its own. No block holds one.
 """
 
 from __future__ import annotations

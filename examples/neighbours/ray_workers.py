@@ -1,4 +1,4 @@
-"""Ray: tasks on workers log children of one run. Workers take the variables from `runtime_env`, and the token by themselves."""
+"""Ray: tasks on workers log children of one run; the address comes by `runtime_env`, the token by itself."""
 
 from __future__ import annotations
 
