@@ -189,6 +189,7 @@ def figures(text: str, seconds: int) -> dict[str, float]:
     if not times:  # under load, some set-ups finish no request at all for seconds
         return {
             "rps": 0.0,
+            "answered": 0.0,
             "p50": seconds * 1000.0,
             "p95": seconds * 1000.0,
             "p99": seconds * 1000.0,
@@ -197,6 +198,7 @@ def figures(text: str, seconds: int) -> dict[str, float]:
     lasted = (max(time + latency for time, _, latency in rows) - min(time for time, _, _ in rows)) / 1e9
     return {
         "rps": len(times) / lasted,
+        "answered": float(len(times)),
         "p50": statistics.median(times),
         "p95": times[int(len(times) * 0.95)],
         "p99": times[int(len(times) * 0.99)],

@@ -15,8 +15,8 @@ from gatehouse.audit.layer import AuditLayer, IntentLayer
 from gatehouse.bodies.budget import Budget, capacity
 from gatehouse.bodies.layer import BodyLayer
 from gatehouse.bodies.reader import Bodies
-from gatehouse.database.reads import service
-from gatehouse.database.reads.layer import ReadsLayer
+from gatehouse.database import shortway
+from gatehouse.database.layer import ShortWayLayer
 from gatehouse.dispatch import limits
 from gatehouse.dispatch.dispatcher import Dispatcher
 from gatehouse.dispatch.share import ShareLayer
@@ -130,11 +130,18 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
         UiLayer,
         partial(StaticLayer, folder=static.source_folder(), compressed=static.compressed_folder()),
     ]
-    database = settings.read_replica or settings.backend_store_uri
-    if settings.fast_reads and (reads := service.of(database, settings.read_connections, settings.database_timeout)):
-        layers.append(partial(ReadsLayer, reads=reads))
+    ways = shortway.of(
+        settings.backend_store_uri,
+        settings.read_replica,
+        settings.read_connections,
+        settings.database_timeout,
+        read=settings.fast_reads,
+        write=settings.fast_writes,
+    )
+    if ways:
+        layers.append(partial(ShortWayLayer, ways=ways))
         if figures:
-            figures.reads(reads.connections)
+            figures.reads(ways[0].connections)
     dispatcher = Dispatcher(mlflow, flask, settings.workers, settings.database_timeout, bodies)
     if figures:
         figures.pools(dispatcher.pools)

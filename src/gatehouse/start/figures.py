@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gatehouse.audit.log import AuditLog
     from gatehouse.bodies.budget import Budget
-    from gatehouse.database.reads.connections import Connections
+    from gatehouse.database.connections import Connections
     from gatehouse.dispatch.turns import Turns
     from gatehouse.monitoring.worker import Reading
     from gatehouse.policy.source import PolicySource

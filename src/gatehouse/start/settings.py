@@ -435,10 +435,11 @@ TABLE: tuple[Setting, ...] = (
         "itself",
         "true",
     ),
+    Setting("FAST_WRITES", parse_switch, "`false`: the same for what training scripts send most", "true"),
     Setting(
         "READ_CONNECTIONS",
         parse_number(1, 64),
-        "connections to PostgreSQL that each worker has for these reads, beside MLflow's two pools",
+        "connections to PostgreSQL that each worker has for these, beside MLflow's two pools",
         "4",
     ),
     Setting(
@@ -526,6 +527,7 @@ class Settings:
     app_env: str
     workers: int
     fast_reads: bool
+    fast_writes: bool
     read_connections: int
     metrics: tuple[str, int] | None
     trusted_hops: int

@@ -52,6 +52,7 @@ class Name:
 _CONTRACT = "tests/upstream/test_names.py"
 _SCHEMA = "tests/gate/test_schema.py"
 _STORE = "tests/gate/test_tracking_store.py"
+_WRITES = "tests/gate/test_writes.py"
 _MATRIX = "tests/artifacts/test_matrix.py"
 _SQL = "mlflow.store.tracking.sqlalchemy_store:SqlAlchemyStore."
 _HANDLERS = "mlflow.server.handlers:"
@@ -111,6 +112,8 @@ NAMES = (
         _STORE,
         ("key", "value", "timestamp", "step", "path"),
     ),
+    Name("mlflow.utils.validation:_validate_metric_name", "which names are refused", _WRITES, ("name",)),
+    Name("mlflow.utils.name_utils:_generate_random_name", "the name of a run that comes without one", _WRITES, ()),
     Name(_SQL + "_log_metrics_once", "overridden: metrics in three statements", _STORE, ("self", "run_id", "metrics")),
     Name(_SQL + "_get_run", "a run's row", _STORE, ("self", "session", "run_uuid", "eager")),
     Name(_SQL + "_check_run_is_active", "no metrics for deleted runs", _STORE, ("self", "run")),

@@ -50,6 +50,25 @@ def check_metric(key: str, value: float, timestamp: int, step: int, path: str) -
     _validate_metric(key, value, timestamp, step, path=path)
 
 
+def is_name(name: str) -> bool:
+    """Tell whether MLflow takes this as the name of a metric; parameters and tags of runs have the same rule."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_metric_name
+
+    try:
+        _validate_metric_name(name)
+    except MlflowException:
+        return False
+    return True
+
+
+def random_run_name() -> str:
+    """Return a name as MLflow gives it to a run that comes without one."""
+    from mlflow.utils.name_utils import _generate_random_name
+
+    return str(_generate_random_name())
+
+
 def deleted_runs(store: Any, older_than_ms: int) -> list[str]:
     """Return the ids of runs that were deleted at least so many milliseconds ago."""
     found: list[str] = store._get_deleted_runs(older_than=older_than_ms)

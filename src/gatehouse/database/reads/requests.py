@@ -26,7 +26,7 @@ MOST_BYTES = 16 * 1024
 #: More fields than any of these requests has, but for lists of runs.
 _MOST_FIELDS = 256
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
-_EXPERIMENT = re.compile(r"[0-9]{1,9}")
+EXPERIMENT = re.compile(r"[0-9]{1,9}")
 Document = dict[str, Any]
 
 
@@ -90,9 +90,9 @@ class _Fields:
             raise Declined
 
 
-def _from_body(body: bytes, content_type: str) -> Document:
-    """Return the fields of a POST."""
-    if len(body) > MOST_BYTES or content_type.split(";")[0] != "application/json":
+def from_body(body: bytes, content_type: str, most: int = MOST_BYTES) -> Document:
+    """Return the fields of a POST of so many bytes at most."""
+    if len(body) > most or content_type.split(";")[0] != "application/json":
         raise Declined
     try:
         document = json.loads(body)
@@ -137,7 +137,7 @@ def _get_run(fields: _Fields) -> Query:
 
 def _search_runs(fields: _Fields) -> Query:
     ids = fields.texts("experiment_ids")
-    if not all(_EXPERIMENT.fullmatch(one) for one in ids):
+    if not all(EXPERIMENT.fullmatch(one) for one in ids):
         raise Declined
     limit = fields.number("max_results", 1, runs.MOST_RESULTS, 1000)
     stages, order = fields.view("run_view_type"), fields.order()
@@ -196,7 +196,7 @@ def query(operation: str, method: str, query_string: bytes, content_type: str, b
     Raises:
         Declined: if MLflow shall answer it.
     """
-    fields = _Fields(_from_query(query_string, _LISTS, _NUMBERS) if method == "GET" else _from_body(body, content_type))
+    fields = _Fields(_from_query(query_string, _LISTS, _NUMBERS) if method == "GET" else from_body(body, content_type))
     found = OPERATIONS[operation, method](fields)
     fields.done()
     return found

@@ -37,7 +37,7 @@ _RUN_COLUMNS = "run_uuid, experiment_id, name, user_id, status, start_time, end_
 _NAME_TAG = "mlflow.runName"
 
 
-def _info(level: int) -> str:
+def info(level: int) -> str:
     """Return ``info`` of the run ``r``; NULL if MLflow couldn't make it either."""
     # Runs of MLflow before 1.30 have their name in a tag alone.
     tag = f"(SELECT NULLIF(value, '') FROM tags WHERE run_uuid = r.run_uuid AND key = '{_NAME_TAG}')"
@@ -137,7 +137,7 @@ def _run(level: int, inputs: Sequence[Field], outputs: Sequence[Field]) -> str:
     """Return the run ``r``."""
     return obj(
         [
-            Field("info", _info(level + 1)),
+            Field("info", info(level + 1)),
             Field("data", _data(level + 1)),
             Field("inputs", obj(inputs, level + 1)),
             Field("outputs", obj(outputs, level + 1)),

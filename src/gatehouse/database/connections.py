@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 
 #: A compiled plan of so many statements is kept on each connection.
 PREPARED = 64
-#: The compiler of PostgreSQL takes longer than any of these queries; nothing here writes. Not where a pooler stands in
-#: between, whose connections others get next: it names another backend than the one that answers.
+#: The compiler of PostgreSQL takes longer than any of these queries; nothing writes unless it says so.
+#: Not where a pooler stands in between, whose connections others get next: it names another backend than the one that
+#: answers.
 _SETTINGS = (
     "SELECT set_config('jit', 'off', false), set_config('default_transaction_read_only', 'on', false),"
     " set_config('statement_timeout', %s, false) WHERE pg_backend_pid() = %s"
 )
+
+#: What is sent at once is one transaction (PostgreSQL's documentation, "Multiple Statements in a Simple Query"): for
+#: this one alone, it may write.
+_WRITING = "SET LOCAL transaction_read_only = off; "
 
 
 class Unavailable(Exception):
@@ -81,11 +86,14 @@ class Connection:
         """The server's process, as it was named when the connection was made."""
         return int(self._raw.info.backend_pid)
 
-    async def fetch(self, statement: str, types: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+    async def fetch(
+        self, statement: str, types: str, parameters: Sequence[object], writes: bool = False
+    ) -> list[tuple[Any, ...]]:
         """Run a statement, whose parameters are ``$1`` and so on; return its rows.
 
         Args:
             types: the parameters' types, with commas.
+            writes: whether it may change anything.
 
         Raises:
             psycopg2.Error: if it fails.
@@ -102,7 +110,7 @@ class Connection:
         else:
             self._prepared.move_to_end(statement)
         marks = f"({', '.join(['%s'] * len(parameters))})" if parameters else ""
-        cursor = await self._run(f"EXECUTE {name}{marks}", parameters or None)
+        cursor = await self._run(f"{_WRITING if writes else ''}EXECUTE {name}{marks}", parameters or None)
         with contextlib.closing(cursor):
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         self.is_new = False
@@ -216,11 +224,11 @@ class Connections:
         self._idle: list[Connection] = []
 
     async def fetch(
-        self, statement: str, types: str, parameters: Sequence[object], who: str | None = None
+        self, statement: str, types: str, parameters: Sequence[object], who: str | None = None, writes: bool = False
     ) -> list[tuple[Any, ...]]:
         """Run a statement on a free connection, when it is the turn of ``who``; return its rows.
 
-        A connection that was found dead is tried once more, anew.
+        On a connection that was found dead it is tried once more, anew: one that ``writes`` must do the same twice.
 
         Raises:
             psycopg2.Error: if it fails.
@@ -230,7 +238,7 @@ class Connections:
             while True:
                 connection = await self._take()
                 try:
-                    rows = await connection.fetch(statement, types, parameters)
+                    rows = await connection.fetch(statement, types, parameters, writes)
                 except psycopg2.errors.InvalidSqlStatementName:
                     # A pooler between this and PostgreSQL gave us another of its connections.
                     connection.close()

@@ -1,7 +1,7 @@
-"""The short way for what is read most: the database's own JSON, sent from the event loop.
+"""The short way: what PostgreSQL can do in one statement is done from the event loop.
 
-It is the last layer before MLflow: who asks, and whether they may, has been settled in front of it, and MLflow's own
-checks of Host and Origin have passed.
+It is the last layer before MLflow: who asks, and whether they may, has been settled in front of it, MLflow's own checks
+of Host and Origin have passed, and a write has its author and its audit line.
 """
 
 from __future__ import annotations
@@ -13,35 +13,38 @@ from gatehouse.dispatch.work import TOOK_TOO_LONG, Stopped, within
 from gatehouse.request.responses import error_response, send_all
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.types import Send
 
-    from gatehouse.database.reads.service import Reads
+    from gatehouse.database.shortway import ShortWay
     from gatehouse.request.context import Context, Handler
 
 
-class ReadsLayer:
+class ShortWayLayer:
     """Layer: answers some requests itself, and hands on all others.
 
     Args:
         app: MLflow.
-        reads: what answers.
+        ways: what answers; the operations of each are its own.
     """
 
-    def __init__(self, app: Handler, reads: Reads) -> None:
+    def __init__(self, app: Handler, ways: Sequence[ShortWay]) -> None:
         self._app = app
-        self._reads = reads
+        self._ways = {operation: way for way in ways for operation in way.operations}
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Serve one request."""
         parts = None
-        if self._reads.takes(context.operation, context.method) and not context.header(WORKSPACE_HEADER):
+        way = self._ways.get((context.operation or "", context.method))
+        if way is not None and not context.header(WORKSPACE_HEADER):
             kind = context.header(b"content-type").decode("latin-1")
             query = context.scope["query_string"]
-            answering = self._reads.answer(
+            answering = way.answer(
                 str(context.operation), context.method, query, kind, context.body or b"", who(context)
             )
             try:
-                parts = await within(answering, context.receive, self._reads.limit_s)
+                parts = await within(answering, context.receive, way.limit_s)
             except Stopped:
                 await send_all(send, error_response(400, "INVALID_PARAMETER_VALUE", TOOK_TOO_LONG))
                 return
