@@ -54,6 +54,13 @@ def with_signature(server: Server, permission: ContainerSasPermissions) -> str:
     return f"BlobEndpoint={connection(server)['BlobEndpoint']};SharedAccessSignature={token}"
 
 
+def test_a_look_at_the_rights_writes_nothing(store: AzureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AzureStore, "create", lambda *_: pytest.fail("an object was written"))
+    before = list(store.list(""))
+    store.check()
+    assert list(store.list("")) == before
+
+
 @pytest.mark.parametrize(
     ("granted", "right"),
     [

@@ -106,6 +106,13 @@ def test_the_documented_rights_are_enough(bucket: Any, server: Server, environme
 RIGHTS = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
 
 
+def test_a_look_at_the_rights_writes_nothing(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(S3Store, "create", lambda *_: pytest.fail("an object was written"))
+    before = list(store.list(""))
+    store.check()
+    assert list(store.list("")) == before
+
+
 @pytest.mark.parametrize("right", RIGHTS)
 def test_a_missing_right_is_found_and_named_and_nothing_is_left(
     right: str, bucket: Any, server: Server, store: S3Store, environment: pytest.MonkeyPatch

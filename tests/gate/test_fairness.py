@@ -20,6 +20,7 @@ from gatehouse.database import engine, schema
 from gatehouse.dispatch import limits
 from gatehouse.dispatch.turns import LATELY_S, Turns
 from gatehouse.start.settings import parse_database
+from tests.access.test_stamping import otlp
 from tests.support import Gate, Postgres, Provider, running, wait_for
 
 DATABASE_TIMEOUT_S = 5
@@ -171,6 +172,55 @@ def test_one_users_slow_queries_leave_a_thread_for_the_others(slow_gate: Gate, p
             # All the while bob's are there: three of four threads at once.
             assert len(waiting(postgres)) == 3
             assert [each.result().status_code for each in answers] == [400] * 8
+
+
+def list_models(gate: Gate, session: requests.Session) -> requests.Response:
+    return session.get(f"{gate.url}/gateway/mlflow/v1/models", timeout=90)
+
+
+def list_servers(gate: Gate, session: requests.Session) -> requests.Response:
+    return session.get(f"{gate.url}/ajax-api/3.0/mlflow/mcp-servers", timeout=90)
+
+
+def export_spans(gate: Gate, session: requests.Session) -> requests.Response:
+    return session.post(
+        f"{gate.url}/v1/traces",
+        data=otlp(b"5" * 16),
+        headers={"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": "0"},
+        timeout=90,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ask", "table"), [(list_models, "endpoints"), (list_servers, "mcp_servers"), (export_spans, "trace_info")]
+)
+def test_fastapis_routes_hold_nobody_up_and_end(
+    slow_gate: Gate, postgres: Postgres, ask: Callable[[Gate, requests.Session], requests.Response], table: str
+) -> None:
+    """Its handlers ask the database on the event loop that they run on."""
+    with slow_gate.session("bob") as bob, slow_gate.session("carol") as carol, ThreadPoolExecutor(1) as pool:
+        with locked(postgres, table):
+            asked = pool.submit(ask, slow_gate, bob)
+            wait_for(lambda: waiting(postgres), "the query", 30, slow_gate.log)
+            assert experiments(slow_gate, carol).status_code == 200
+            assert len(waiting(postgres)) == 1
+            answer = asked.result()
+        assert answer.status_code == 400, answer.text
+        assert answer.headers["content-type"] == "application/json"
+        assert ask(slow_gate, bob).status_code == 200
+
+
+def test_fastapis_work_ends_when_its_client_has_gone(slow_gate: Gate, postgres: Postgres) -> None:
+    with slow_gate.session("bob") as bob, locked(postgres, "mcp_servers"), ThreadPoolExecutor(1) as pool:
+        stays = pool.submit(list_servers, slow_gate, bob)
+        (first,) = wait_for(lambda: waiting(postgres), "the query of the client that stays", 30, slow_gate.log)
+        with socket.create_connection(("127.0.0.1", slow_gate.port)) as client:
+            token = slow_gate.provider.token("bob")
+            head = f"GET /ajax-api/3.0/mlflow/mcp-servers HTTP/1.1\r\nHost: localhost:{slow_gate.port}\r\n"
+            client.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
+            wait_for(lambda: len(waiting(postgres)) == 2, "the query of the client that goes", 30, slow_gate.log)
+        wait_for(lambda: waiting(postgres) == {first}, "the end of the query without a client", 30, slow_gate.log)
+        assert stays.result().status_code == 400
 
 
 def test_a_connection_that_goes_silent_costs_a_bounded_time(slow_gate: Gate, forwarder: Forwarder) -> None:

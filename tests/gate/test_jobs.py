@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,34 @@ from local.proxy_binary import ROOT
 from tests.support import Gate, wait_for
 
 JOB = {"job_name": "invoke_scorer", "params": {"experiment_id": "0", "serialized_scorer": "{}", "trace_ids": []}}
+
+
+#: What a job does with an address, in a process of its own.
+OPEN = """
+import sys
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+try:
+    get_artifact_repository(sys.argv[1])
+    print("opened")
+except MlflowException as error:
+    print("refused" if "ALLOWED_ARTIFACT_LOCATIONS" in str(error) else error)
+"""
+
+
+def children(process: int) -> list[int]:
+    """Return the processes that a process has started."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def tried_in(process: int, address: str) -> str:
+    """Open an artifact store in the environment of a process; return what came of it."""
+    pairs = Path(f"/proc/{process}/environ").read_text().rstrip("\0").split("\0")
+    environment = dict(pair.split("=", 1) for pair in pairs)
+    command = [sys.executable, "-c", OPEN, address]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.strip()
 
 
 def test_jobs_are_off_by_default(gate: Gate) -> None:
@@ -42,6 +72,10 @@ def test_a_job_runs_to_its_end_and_the_runners_end_is_that_of_all(
     assert "ANTHROPIC_API_KEY=a-key-that-is-named" in environment
     for secret in ("a-key-of-a-provider", "a-key-of-the-bucket", "a-passphrase-of-the-gateway", "OAUTH2_PROXY_"):
         assert secret not in environment
+    # Each of its consumers, and whatever a job starts: what Python does in their environment.
+    consumer = wait_for(lambda: children(runner), "the first consumer", 60, gate.log)[0]
+    for place, what in ((f"{gate.folder}/artifacts/0", "opened"), ("gs://another-team/models", "refused")):
+        assert tried_in(consumer, place) == what
     with gate.session() as session:
         answer = session.post(f"{gate.url}/ajax-api/3.0/jobs/", json=JOB, timeout=20)
         assert answer.status_code == 200, answer.text

@@ -26,6 +26,12 @@ def register_stores(addresses: Addresses) -> Callable[[], None]:
     return guard_repositories(lambda address: _checked(addresses.check, address, "PERMISSION_DENIED"))
 
 
+def register_jobs(addresses: Addresses) -> None:
+    """As :func:`register`, for a process of MLflow's jobs, which serves nobody."""
+    register_stores(addresses)
+    _guard_rows(addresses)
+
+
 def _checked(check: Callable[[str], None], address: str, code: str) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.protos import databricks_pb2

@@ -43,11 +43,14 @@ LEAST_QUICK_THREADS = 2
 SLOW_THREADS = 16
 #: Flask's routes that move artifacts or call other servers (mlflow/server/__init__.py).
 SLOW_PATHS = ("artifact", "gateway-proxy", "promptlab", "invoke", "demo")
+#: Seconds after which the work of a transfer by MLflow's own handlers ends: the longest request that Cloud Run takes.
+TRANSFER_LIMIT_S = 3600.0
 
 #: FastAPI's one route whose handler takes, like Flask's quick ones, a second database connection while it holds the
-#: first.
+#: first. The others wait for other servers, or ask the database for little.
 OTLP_PATH = "/v1/traces"
 
+GATEWAY = "/gateway/"
 WORKSPACE_HEADER = b"x-mlflow-workspace"
 
 
@@ -87,15 +90,33 @@ class Dispatcher:
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Let MLflow serve one request."""
-        if context.path == OTLP_PATH:
+        if self._usable and self.is_plain(context.scope):
+            await self.call_flask(context, send)
+        elif self._is_quick(context.path):
             # Its body has been read already (BodyLayer), so no slow sender keeps the others out.
             async with self._turns.turn(who(context)):
-                await serve_beside(self.fastapi_app, context, send, self._quick)
-        elif self._usable and self.is_plain(context.scope):
-            await self.call_flask(context, send)
+                await serve_beside(self.fastapi_app, context, send, self._quick, self._limit_s)
         else:
             context.leave()
-            await self.fastapi_app(context.scope, context.receive, send)
+            async with self._movers.turn(who(context)):
+                await serve_beside(self.fastapi_app, context, send, self._slow, self._slow_limit_s(context.path))
+
+    def _is_quick(self, path: str) -> bool:
+        """Tell whether a request of the long way is one of the quick ones."""
+        if self._native.match(path):
+            return path == OTLP_PATH
+        return not any(part in path for part in SLOW_PATHS)
+
+    def _slow_limit_s(self, path: str) -> float:
+        """Return the seconds that a request may take which isn't one of the quick ones."""
+        from mlflow.environment_variables import MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS
+
+        if "artifact" in path:
+            return TRANSFER_LIMIT_S
+        if self._native.match(path) and not path.startswith(GATEWAY):
+            return self._limit_s
+        # A model provider's answer has a limit of MLflow's own; the database is asked in front of it, and after it.
+        return self._limit_s + float(MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS.get())
 
     def is_plain(self, scope: Scope) -> bool:
         """Tell whether all of FastAPI's layers would pass this request on to Flask unchanged."""
@@ -123,15 +144,14 @@ class Dispatcher:
         def start() -> asyncio.Future[tuple[bytes, Iterator[bytes] | None]]:
             return loop.run_in_executor(pool, variables.run, answer.run, self.flask_app, environ)
 
-        if pool is self._quick:
-            work = Work()
-            variables.run(current.set, work)
-            async with self._turns.turn(who(context)):
-                first, rest = await supervise(work, start(), context.receive, self._limit_s)
-        else:
+        work = Work()
+        variables.run(current.set, work)
+        limit_s, turns = self._limit_s, self._turns
+        if pool is self._slow:
             context.leave()
-            async with self._movers.turn(who(context)):
-                first, rest = await start()
+            limit_s, turns = self._slow_limit_s(context.path), self._movers
+        async with turns.turn(who(context)):
+            first, rest = await supervise(work, start(), context.receive, limit_s)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         try:
             while rest is not None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gatehouse.artifacts import jobs_guard
 from gatehouse.start.plan import Program
 from gatehouse.upstream import jobs
 
@@ -68,5 +69,11 @@ def runner(plan: ServerPlan, environment: Mapping[str, str]) -> Program:
             "DO_NOT_TRACK": "true",
             **kept,
             **jobs.runner_environment(settings.backend_store_uri, queue(plan.run_directory), os.getpid()),
+            **jobs_guard.environment(
+                plan.run_directory / "jobs-python",
+                str(settings.artifacts_destination or settings.default_artifact_root),
+                settings.allowed_artifact_locations,
+                settings.public_url,
+            ),
         },
     )

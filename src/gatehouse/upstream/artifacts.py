@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
 
 
 def is_served(root: str) -> bool:
@@ -106,6 +107,37 @@ def guard_repositories(check: Callable[[str], None]) -> Callable[[], None]:
 
     registry.get_artifact_repository = guarded
     return lambda: vars(registry).pop("get_artifact_repository", None)
+
+
+def when_repositories_are_there(then: Callable[[], None]) -> None:
+    """Call ``then`` once this process has imported what makes MLflow's artifact repositories, before its first use."""
+    import sys
+    from importlib.abc import MetaPathFinder
+    from importlib.machinery import PathFinder
+
+    name = "mlflow.store.artifact.artifact_repository_registry"
+    if name in sys.modules:
+        then()
+        return
+
+    class Finder(MetaPathFinder):
+        def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+            if fullname != name:
+                return None
+            spec = PathFinder.find_spec(fullname, path, target)
+            if spec is None or spec.loader is None:
+                return spec
+            sys.meta_path.remove(self)
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                then()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            return spec
+
+    sys.meta_path.insert(0, Finder())
 
 
 def guard_served(check: Callable[[str], None]) -> None:

@@ -431,21 +431,16 @@ class S3Store(Store):
                     raise self._explain(ClientError(told, "DeleteObjects"), "s3:DeleteObject")
 
     def check(self) -> None:
-        # What isn't there is listed and deleted first, so a probe is only written where it can be deleted again.
-        path = f".gatehouse-check-{secrets.token_hex(8)}"
-        key = self.key(path)
+        # Each of these says whether it is allowed, and changes nothing: an object that isn't there (deleted without a
+        # condition, it would leave a marker in a bucket with versions), an upload that is cancelled.
+        key = self.key(f".gatehouse-check-{secrets.token_hex(8)}")
         self.call("list_objects_v2", "s3:ListBucket", Prefix=self._folder(""), MaxKeys=1)
-        self.call("delete_object", "s3:DeleteObject", Key=key)
+        with contextlib.suppress(NotFound):
+            self.call("get_object", "s3:GetObject", Key=key)
+        with contextlib.suppress(NotFound):
+            self.call("delete_object", "s3:DeleteObject", Key=key, IfMatch=f'"{secrets.token_hex(16)}"')
         upload = self.call("create_multipart_upload", "s3:PutObject", Key=key)["UploadId"]
         self.call("abort_multipart_upload", "s3:AbortMultipartUpload", Key=key, UploadId=upload)
-        sink = self.create(path)
-        sink.write(path.encode())
-        sink.commit()
-        try:
-            if self.call("get_object", "s3:GetObject", Key=key)["Body"].read() != path.encode():
-                raise Damaged("The artifact store returned other bytes than were written.")
-        finally:
-            self.call("delete_object", "s3:DeleteObject", Key=key)
 
     def sweep(self, before: datetime, dry_run: bool) -> Iterator[tuple[str, int]]:
         prefix = self._folder("")
