@@ -9,12 +9,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 readonly VERSION=${1:?usage: against.sh VERSION, for example 3.16.0}
 readonly PLACE=.build/upstream/$VERSION
 # Beside the guards that names.py lists: every operation has a class, a stamp and the same answer on both ways.
-readonly MORE=(tests/upstream tests/access/test_routes.py tests/access/test_stamping.py tests/gate/test_mlflow_contract.py)
+readonly MORE=(tests/upstream tests/access/test_routes.py tests/access/test_stamping.py tests/upstream/test_mlflow_contract.py)
 # A start, a token, a request: without these, the other tests only say so once more.
 readonly FIRST=(tests/gate/test_tokens.py::test_a_good_token_next_to_it_still_works)
 # What is about the pinned release and no other.
 readonly PINNED=(
-  --deselect tests/gate/test_mlflow_contract.py::test_the_installed_mlflow_is_the_pinned_one
+  --deselect tests/upstream/test_mlflow_contract.py::test_the_installed_mlflow_is_the_pinned_one
   --ignore tests/upstream/test_patches.py
 )
 

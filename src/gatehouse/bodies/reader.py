@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: A body of so many bytes at most waits for no memory: it takes less than what the connection itself does.
 FREE = 16 * 1024
 #: Bytes of memory for each byte and for each value of a body, until it is answered: it is there as it came and as it
-#: goes on, and MLflow parses it into Python's objects and then into protobuf's (tests/pipeline/test_body.py measures).
+#: goes on, and MLflow parses it into Python's objects and then into protobuf's (tests/bodies/test_body.py measures).
 PER_BYTE, PER_VALUE = 5, 128
 #: A client that sends fewer than PROGRESS bytes in PATIENCE seconds, and isn't done, is cut off.
 PROGRESS = 64 * 1024

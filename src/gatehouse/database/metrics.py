@@ -2,9 +2,9 @@
 
 MLflow writes metrics row by row through its object mapper, and asks three times what a run is linked to, which few are:
 that was most of the time of such requests, in Python and in round trips. What is stored and answered is the same, in
-the same order; tests/gate/test_tracking_store.py holds it against MLflow's own store. A store of one's own is a plug-in
-point of MLflow's (``mlflow.tracking_store``). SQLite, where a statement costs no round trip, and MLflow's workspaces
-keep MLflow's.
+the same order; tests/database/test_tracking_store.py holds it against MLflow's own store. A store of one's own is a
+plug-in point of MLflow's (``mlflow.tracking_store``). SQLite, where a statement costs no round trip, and MLflow's
+workspaces keep MLflow's.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ to the FastAPI application, unchanged. MLflow's checks of Host and Origin are be
 * workspace: it has no workspace header and workspaces are off (workspace_context_middleware);
 * the path is none of FastAPI's own routes (traces, jobs, gateway, artifacts, MCP, server-info).
 
-tests/gate/test_dispatch.py compares the answers of both ways, byte for byte.
+tests/dispatch/test_dispatch.py compares the answers of both ways, byte for byte.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Both programs have settings that make no sense behind each other, and neither says so: a cookie that the browser drops,
 a path that nothing serves, a server option that only ``mlflow server`` reads. So none is passed on unseen.
-docs/settings.md is made from these tables (``python -m local.settings_page``); tests/gate/test_verdicts.py compares
+docs/settings.md is made from these tables (``python -m local.settings_page``); tests/start/test_verdicts.py compares
 them with the pinned programs, and tries what is said to work.
 """
 

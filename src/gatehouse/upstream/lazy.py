@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: Package → the modules of MLflow that mention it in annotations, and in types for annotations, while they are
-#: imported, and use it in calls alone. tests/gate/test_lazy.py holds the list against the installed MLflow.
+#: imported, and use it in calls alone. tests/upstream/test_lazy.py holds the list against the installed MLflow.
 PACKAGES: Mapping[str, frozenset[str]] = {
     "pandas": frozenset({"mlflow.data.pandas_dataset", "mlflow.models.utils", "mlflow.types.utils"})
 }

@@ -50,9 +50,9 @@ class Name:
 
 
 _CONTRACT = "tests/upstream/test_names.py"
-_SCHEMA = "tests/gate/test_schema.py"
-_STORE = "tests/gate/test_tracking_store.py"
-_WRITES = "tests/gate/test_writes.py"
+_SCHEMA = "tests/database/test_schema.py"
+_STORE = "tests/database/test_tracking_store.py"
+_WRITES = "tests/database/test_writes.py"
 _MATRIX = "tests/artifacts/test_matrix.py"
 _SQL = "mlflow.store.tracking.sqlalchemy_store:SqlAlchemyStore."
 _HANDLERS = "mlflow.server.handlers:"
@@ -132,7 +132,7 @@ NAMES = (
     Name(
         "mlflow.server.jobs.utils:_launch_job_execution_runner",
         "the job runner: the supervisor starts the same module",
-        "tests/gate/test_jobs.py",
+        "tests/start/test_jobs.py",
         ("env_map", "server_proc_pid"),
     ),
 )

@@ -12,7 +12,8 @@ def take_off(fastapi_app: Any) -> list[Middleware]:
     """Take off what ``init_fastapi_security`` put around MLflow's application; return it, the outermost first.
 
     Relies on Starlette's list ``user_middleware``, which counts until the application serves its first request, and on
-    the module that MLflow keeps these layers in. tests/gate/test_dispatch.py compares the answers with MLflow's own.
+    the module that MLflow keeps these layers in. tests/dispatch/test_dispatch.py compares the answers with MLflow's
+    own.
     """
     from starlette.middleware.cors import CORSMiddleware
 

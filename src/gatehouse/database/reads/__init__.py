@@ -6,5 +6,5 @@ parser of filters), sends it on a connection that the event loop waits for (``da
 rows, which are JSON already (``text.py``). There is no thread, no object for a row and no protobuf on that way.
 Whatever it doesn't know, and whatever fails, is MLflow's to answer: so every refusal is MLflow's own.
 
-tests/gate/test_reads.py holds the answers against MLflow's, byte for byte. docs/decisions/ tells why.
+tests/database/test_reads.py holds the answers against MLflow's, byte for byte. docs/decisions/ tells why.
 """

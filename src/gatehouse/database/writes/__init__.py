@@ -5,5 +5,5 @@ one of the table in ``requests.py``, and valid by MLflow's own rules, becomes on
 stores all or nothing. A run that isn't there, a parameter with another value, and anything else out of the ordinary
 changes nothing here and is handed to MLflow's handler: so every refusal is MLflow's own.
 
-tests/gate/test_writes.py holds rows and answers against MLflow's. docs/decisions/ tells why.
+tests/database/test_writes.py holds rows and answers against MLflow's. docs/decisions/ tells why.
 """

@@ -29,7 +29,7 @@ _GREATEST = 1.7976931348623157e308
 _METRIC = frozenset({"key", "value", "timestamp", "step", "run_id"})
 _PAIR = frozenset({"key", "value"})
 _STATES = frozenset({"RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"})
-#: What MLflow takes at once, and how long (mlflow/utils/validation.py); tests/gate/test_writes.py compares.
+#: What MLflow takes at once, and how long (mlflow/utils/validation.py); tests/database/test_writes.py compares.
 MOST_METRICS, MOST_PAIRS, MOST = 1000, 100, 1000
 #: Bytes of a body: a batch of 1,000 metrics has a tenth of that.
 MOST_BYTES = 1024 * 1024

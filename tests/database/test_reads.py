@@ -27,7 +27,7 @@ from mlflow.entities import (
 
 from gatehouse.database.reads import text
 from gatehouse.start.settings import parse_database
-from tests.gate.ways import Ways, unordered
+from tests.database.ways import Ways, unordered
 from tests.support import Gate, Postgres
 
 #: A failing example is told as it was drawn: making it smaller asks both ways hundreds of times.

@@ -16,7 +16,7 @@ from mlflow.utils import uri, validation
 
 from gatehouse.database.writes import requests, statements
 from gatehouse.start.settings import parse_database
-from tests.gate.ways import Ways
+from tests.database.ways import Ways
 from tests.support import Gate, Postgres, Provider, wait_for
 
 #: A failing example is told as it was drawn: making it smaller asks both ways hundreds of times.
