@@ -19,7 +19,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates golang-go \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-COPY proxy/go.mod proxy/go.sum proxy/build.sh ./
+COPY proxy/go.mod proxy/go.sum proxy/build.sh proxy/gatehouse.go ./
 RUN ./build.sh /usr/local/bin/oauth2-proxy \
     && oauth2-proxy --version | grep -q "$(go list -m -f '{{.Version}}' github.com/oauth2-proxy/oauth2-proxy/v7)+gatehouse\."
 COPY listener listener

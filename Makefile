@@ -54,7 +54,7 @@ check: .venv/ready ## format, lint, types, imports between rooms, shell and Dock
 	@$(BIN)/shellcheck $$(git ls-files '*.sh' '.ci/*')
 	@$(BIN)/hadolint $$(git ls-files '*Dockerfile')
 	@! command -v go >/dev/null || "$$($(BIN)/python -m release.tools actionlint)" -color
-	@! command -v go >/dev/null || { go -C listener vet ./... && test -z "$$(gofmt -l listener)"; }
+	@! command -v go >/dev/null || { go -C listener vet ./... && test -z "$$(gofmt -l listener proxy)"; }
 
 upstream-check: .venv/ready ## what another release of MLflow would break (MLFLOW=3.16.0)
 	@tests/upstream/against.sh $(MLFLOW)

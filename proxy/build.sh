@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# build.sh OUT: build oauth2-proxy at the version that go.mod pins, with two things changed:
+# build.sh OUT: build oauth2-proxy at the version that go.mod pins, with these things changed:
 # - its routers answer a path that isn't in its plainest form ("//", "..", also as %2f and %2e) with a redirect, which
 #   MLflow's client follows with an empty body. Let through as it came, the path is judged by the gate;
 # - a claim with a control character in it makes a header that no server may send, and so a 502 without a reason. As a
-#   byte that is no UTF-8 in its place it reaches the gate, which says what is wrong.
+#   byte that is no UTF-8 in its place it reaches the gate, which says what is wrong;
+# - gatehouse.go is called where it refuses: what the gate verifies itself is handed on, and a refusal has its reason
+#   (docs/decisions/0038); signing out goes on to the provider.
 # The version that it reports ends with +gatehouse.N, by which a start knows it.
 set -euo pipefail
 
 # One more with each change to what is changed.
-readonly CHANGES=2
+readonly CHANGES=3
 out=$(realpath -m "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 module=github.com/oauth2-proxy/oauth2-proxy/v7
@@ -46,6 +48,23 @@ change pkg/header/injector.go $'\t\t\t\theader.Add(name, claim)' "$(
 				header.Add(name, string(value))
 GO
 )"
+cp gatehouse.go "$changed/module/gatehouse.go"
+change pkg/apis/middleware/scope.go $'\tUpstream string\n' $'\tUpstream string\n\n\t// Refusal is why a bearer token was refused.\n\tRefusal error\n'
+change pkg/middleware/jwt_session.go \
+  'logger.Errorf("Error retrieving session from token in Authorization header: %v", err)' \
+  'logger.Errorf("Error retrieving session from token in Authorization header: %v", err); scope.Refusal = err'
+change oauthproxy.go \
+  $'func (p *OAuthProxy) Proxy(rw http.ResponseWriter, req *http.Request) {\n' \
+  $'func (p *OAuthProxy) Proxy(rw http.ResponseWriter, req *http.Request) {\n\tif p.refuseAtOnce(rw, req) {\n\t\treturn\n\t}\n'
+change oauthproxy.go $'\tcase ErrNeedsLogin:\n' $'\tcase ErrNeedsLogin:\n\t\tif p.handOn(rw, req) {\n\t\t\treturn\n\t\t}\n'
+change oauthproxy.go $'\tcase ErrAccessDenied:\n' $'\tcase ErrAccessDenied:\n\t\tif p.handOn(rw, req) || p.deny(rw, req) {\n\t\t\treturn\n\t\t}\n'
+change oauthproxy.go 'p.errorJSON(rw, http.StatusUnauthorized)' 'p.refuseStranger(rw, req)'
+for step in redeeming\ code creating\ session; do
+  change oauthproxy.go \
+    "Error $step during OAuth2 callback: %v\", err)"$'\n\t\tp.ErrorPage(rw, req, callbackErrorStatus(err), err.Error())' \
+    "Error $step during OAuth2 callback: %v\", err)"$'\n\t\tp.signInFailed(rw, req, err)'
+done
+
 cp go.mod "$changed/go.mod"
 cp go.sum "$changed/go.sum"
 go mod edit -replace "$module=$changed/module" "$changed/go.mod"

@@ -79,7 +79,10 @@ def problem_of(
     if token is None:
         return _without_token(response, server) if status in {401, 403} else None
     if status == 401:
-        return None if _is_of_mlflow(response) else _unauthenticated(response, token, server, clock)
+        # The gate names the rule; what this side knows of the token says what to do about it.
+        by_the_gate = 'error="invalid_token"' in response.headers.get("WWW-Authenticate", "")
+        mlflows_own = _is_of_mlflow(response) and not by_the_gate
+        return None if mlflows_own else _unauthenticated(response, token, server, clock)
     if status == 403:
         return None if _is_of_mlflow(response) else _forbidden(response, token, server)
     if status < 400 and _is_page(response):
@@ -144,8 +147,9 @@ def _unauthenticated(
     if problem:
         return Refused(f"{who}: {problem}", remedy(problem, token, server))
     issuer, audience = token.claims.get("iss", "unknown"), ", ".join(token.audiences) or "none"
+    said = f": {response.json().get('message', '')}" if _is_of_mlflow(response) else ""
     return Refused(
-        f"{who} (issuer {issuer}, audience {audience})",
+        f"{who} (issuer {issuer}, audience {audience}){said}",
         "mlflow-gatehouse token --explain shows where it comes from; the server must be set to take such tokens",
     )
 

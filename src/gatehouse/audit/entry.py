@@ -67,7 +67,7 @@ def entry(
     audit: dict[str, Any] = {
         "identity": identity.email if identity else None,
         "subject": identity.subject if identity else None,
-        "kind": ("service account" if context.is_service_account else "person") if identity else None,
+        "kind": (context.kind or "person") if identity else None,
         "role": str(context.role) if context.role is not None else None,
         "action": action,
         "class": route.access.name.lower() if route else None,

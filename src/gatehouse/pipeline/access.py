@@ -60,7 +60,7 @@ class AccessLayer:
                 return
         context.route = route
         context.role = role = policy.role_of(context.who)
-        context.is_service_account = policy.is_service_account(context.who)
+        context.kind = policy.kind_of(context.who)
         if context.is_write:
             context.add_objects(route.variables.items())
             context.add_objects(context.query_parameters())

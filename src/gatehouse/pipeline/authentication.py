@@ -7,8 +7,12 @@ make those headers trustworthy here, and this layer checks both for each request
   ``Authorization: Basic base64(user:proof)``, in place of whatever ``Authorization`` the client sent;
 * the proxy replaces ``X-Forwarded-{User,Email,Groups,Preferred-Username}`` of the client by its own.
 
-A client can still make headers *vanish* (``Connection: close, X-Forwarded-Email`` declares them
-hop-by-hop, RFC 9110 section 7.6.1), so a missing one is a refusal, never a guess.
+A client could make headers *vanish* (``Connection: close, X-Forwarded-Email`` declares them
+hop-by-hop, RFC 9110 section 7.6.1; our build of the proxy takes that header off), so a missing one is a refusal,
+never a guess.
+
+A request without the proof can come with a credential that this side verifies itself (a machine's token, for example):
+the proxy hands those on without any statement of its own (proxy/gatehouse.go). Whatever else comes is refused.
 
 What goes on to MLflow carries neither a credential nor any header by which a client could claim an identity,
 an address or another method.
@@ -22,12 +26,12 @@ import hmac
 import re
 from typing import TYPE_CHECKING
 
-from gatehouse.pipeline.headers import STATED, STRIPPED, STRIPPED_PREFIXES
-from gatehouse.policy.identity import Identity
+from gatehouse.pipeline.headers import STATED, STATEMENTS, STRIPPED, STRIPPED_PREFIXES
+from gatehouse.policy.identity import Identity, IdentityError
 from gatehouse.request.responses import error_response, response, send_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from starlette.types import Send
 
@@ -41,10 +45,6 @@ LIVENESS_PATH = "/health"
 # The longest values taken: RFC 5321 allows 254 octets for an address; OpenID Connect 255 for a subject.
 _MAX_EMAIL = 254
 _MAX_SUBJECT = 255
-
-
-class IdentityError(Exception):
-    """The request carries no verified identity; the text says what is missing and how to come in."""
 
 
 def _text(value: bytes, what: str, limit: int) -> str:
@@ -97,6 +97,8 @@ class AuthenticationLayer:
         trusted_hops: how many proxies stand between the client and oauth2-proxy and append to X-Forwarded-For (Cloud
             Run's front end: 1). The address that the outermost of them saw is the client's.
         session_lifetime: seconds that the proxy's session cookie is good for (``cookie_expire``), if known.
+        verify: returns the identity behind a credential (a bearer token or a password) that the proxy hands on without
+            an identity, or raises IdentityError; None if nothing is handed on.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class AuthenticationLayer:
         cookie_names: Iterable[str] = ("_oauth2_proxy",),
         trusted_hops: int = 0,
         session_lifetime: float | None = None,
+        verify: Callable[[str], Awaitable[Identity]] | None = None,
     ) -> None:
         if len(proof) < 16:
             raise ValueError("the proxy's proof must have at least 16 bytes")
@@ -116,6 +119,7 @@ class AuthenticationLayer:
         self._cookies = tuple(name.encode() for name in cookie_names if name)
         self._hops = trusted_hops
         self._lifetime = session_lifetime
+        self._verify_credential = verify
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Serve one request."""
@@ -123,7 +127,7 @@ class AuthenticationLayer:
             await send_all(send, response(200, "text/plain; charset=utf-8", b"OK"))
             return
         try:
-            self._verify(context)
+            await self._verify(context)
         except IdentityError as error:
             context.refusal = str(error)
             challenge = [(b"www-authenticate", b'Bearer realm="gatehouse"')]
@@ -131,7 +135,7 @@ class AuthenticationLayer:
             return
         await self._app(context, send)
 
-    def _verify(self, context: Context) -> None:
+    async def _verify(self, context: Context) -> None:
         """Note who sent the request, and take out of it what no client has a say in; or raise IdentityError."""
         passed: list[tuple[bytes, bytes]] = []
         stated: dict[bytes, bytes] = {}
@@ -148,7 +152,13 @@ class AuthenticationLayer:
                     passed.append((name, value))
             elif b"_" not in name and name not in STRIPPED and not name.startswith(STRIPPED_PREFIXES):
                 passed.append((name, value))
-        identity = self._identity(stated)
+        credential = self._credential(stated) if self._verify_credential else ""
+        if credential and self._verify_credential:
+            if not stated.keys().isdisjoint(STATEMENTS):
+                raise IdentityError("The proxy states an identity without its proof.")
+            identity = await self._verify_credential(credential)
+        else:
+            identity = self._identity(stated)
         address = self._address(stated.get(b"x-forwarded-for", b""))
         if address:
             # MLflow's assistant takes a request without forwarding headers for one from this machine.
@@ -156,17 +166,25 @@ class AuthenticationLayer:
         context.scope = {**context.scope, "headers": passed, "client": (address, 0) if address else None}
         context.identity, context.client_address, context.session_ends = identity, address, session_ends
 
+    def _credential(self, stated: dict[bytes, bytes]) -> str:
+        """Return what a request without the proxy's proof brings itself: a bearer token or a password; else nothing."""
+        scheme, _, credentials = stated.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer":
+            return credentials.strip().decode("ascii", "replace")
+        pair = _pair(credentials.strip()) if scheme.lower() == b"basic" else b""
+        if hmac.compare_digest(pair[-len(self._proof) :], self._proof):
+            return ""
+        user, _, password = pair.partition(b":")
+        return (user if password in {b"", b"x-oauth-basic"} else password).decode("ascii", "replace")
+
     def _identity(self, stated: dict[bytes, bytes]) -> Identity:
         """Return the identity that the proxy stated, or raise IdentityError."""
         scheme, _, credentials = stated.get(b"authorization", b"").partition(b" ")
-        try:
-            pair = base64.b64decode(credentials, validate=True) if scheme == b"Basic" else b""
-        except binascii.Error:
-            pair = b""
+        pair = _pair(credentials) if scheme == b"Basic" else b""
         if not hmac.compare_digest(pair[-len(self._proof) :], self._proof):
             raise IdentityError(
-                "This request did not come through the sign-in proxy, or it hid the proxy's headers: a "
-                "Connection header may name neither Authorization nor X-Forwarded-*. Use the public address."
+                "This request did not come through the sign-in proxy, and brings no credential that is taken here. "
+                "Use the public address."
             )
         subject = pair[: -len(self._proof)]
         if not hmac.compare_digest(stated.get(b"x-forwarded-user", subject), subject):
@@ -206,3 +224,11 @@ class AuthenticationLayer:
             return value
         kept = [pair for pair in value.split(b";") if not any(name in pair for name in self._cookies)]
         return b";".join(kept).strip()
+
+
+def _pair(credentials: bytes) -> bytes:
+    """Return the user and the password of basic authentication (RFC 7617); nothing if they can't be read."""
+    try:
+        return base64.b64decode(credentials, validate=True)
+    except binascii.Error:
+        return b""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-#: What the proxy states; each at most once.
-STATED = frozenset(
+#: What the proxy says of an identity.
+STATEMENTS = frozenset(
     b"""
-authorization x-forwarded-email x-forwarded-for x-forwarded-groups x-forwarded-preferred-username x-forwarded-user
+x-forwarded-email x-forwarded-groups x-forwarded-preferred-username x-forwarded-user
 """.split()
 )
+#: What the proxy states; each at most once.
+STATED = STATEMENTS | {b"authorization", b"x-forwarded-for"}
 
 #: Headers that no client has a say in: credentials, identities, addresses, other methods and paths, and the
 #: hop-by-hop ones. Names with an underscore are dropped altogether, because WSGI cannot tell

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from gatehouse.policy.roles import OPEN_TO_EDITORS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from gatehouse.policy.reader import Vouching
     from gatehouse.policy.roles import Policy
 
 
@@ -23,6 +25,7 @@ class PolicyFile:
         environment: ``APP_ENV``, which chooses the section.
         content: the bytes that were read.
         policy: what they say.
+        issuers: who vouches for machines; None if that isn't known, and then no machine has a role.
         read_at: when, by this machine's monotonic clock, in seconds.
     """
 
@@ -31,9 +34,10 @@ class PolicyFile:
     content: bytes | None
     policy: Policy
     read_at: float
+    issuers: Sequence[Vouching] | None = None
 
     @classmethod
-    def read(cls, path: Path | None, environment: str) -> PolicyFile:
+    def read(cls, path: Path | None, environment: str, issuers: Sequence[Vouching] | None = ()) -> PolicyFile:
         """Read and parse the file.
 
         Raises:
@@ -50,4 +54,5 @@ class PolicyFile:
         except OSError as error:
             problem = PolicyProblem(str(path), str(error.strerror), "mount the file, or correct ACCESS_POLICY")
             raise PolicyError([problem]) from None
-        return cls(path, environment, content, parse(content, environment, str(path)), read_at)
+        policy = parse(content, environment, str(path), issuers)
+        return cls(path, environment, content, policy, read_at, issuers)

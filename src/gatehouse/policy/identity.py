@@ -14,26 +14,43 @@ OPEN_DOMAINS = (
 )  # fmt: skip
 
 
+#: Keycloak's user names of clients that stand for themselves (its ``ServiceAccountConstants``). A person who has such a
+#: name is taken for less, never for more.
+SERVICE_ACCOUNT_USERNAME = "service-account-"
+
+
+class IdentityError(Exception):
+    """The request carries no verified identity; the text says what is missing and how to come in."""
+
+
 @dataclass(frozen=True)
 class Identity:
-    """A person or a service account, as the identity provider vouches for it.
+    """A person, a service account or a machine, as somebody vouches for it.
 
-    ``email`` is in lower case (ASCII letters only: no other letter folds onto another address); ``subject``
-    is the provider's ``sub`` claim; ``groups`` may lack groups that the client made vanish, so a group may
-    only ever add rights.
+    ``email`` is in lower case (ASCII letters only: no other letter folds onto another address). A machine's is no
+    address but its short name, which has no ``@``; then ``issuer`` is the name of who vouches for it (MACHINE_ISSUERS).
+    ``subject`` is the ``sub`` claim, or an issuer's claim of choice; ``groups`` may be fewer than there are, so a group
+    may only ever add rights.
     """
 
     email: str
     subject: str
     groups: tuple[str, ...] = ()
     username: str | None = None
+    issuer: str | None = None
 
     @property
     def domain(self) -> str:
-        """The part of the address after the ``@``."""
-        return self.email.rpartition("@")[2]
+        """The part of the address after the ``@``; nothing for a machine."""
+        return "" if self.issuer else self.email.rpartition("@")[2]
 
     @property
     def is_service_account(self) -> bool:
-        """Whether the address is one of Google's service accounts, which no person can have."""
-        return self.domain == SERVICE_ACCOUNT_DOMAIN or self.domain.endswith("." + SERVICE_ACCOUNT_DOMAIN)
+        """Whether it is no person's: a machine, an address of Google's service accounts, a client of Keycloak's."""
+        domain = self.domain
+        return (
+            self.issuer is not None
+            or domain == SERVICE_ACCOUNT_DOMAIN
+            or domain.endswith("." + SERVICE_ACCOUNT_DOMAIN)
+            or (self.username or "").startswith(SERVICE_ACCOUNT_USERNAME)
+        )

@@ -1,6 +1,7 @@
 """Reads an access policy, a YAML file: checked whole, every problem told with its line and the fix.
 
-The members are written as in Google's IAM (``user:``, ``serviceAccount:``, ``domain:``, ``group:``). See
+The members are written as in Google's IAM (``user:``, ``serviceAccount:``, ``domain:``, ``group:``), and machines by
+who vouches for them (``machine:ISSUER#SUBJECT``, ``kubernetes:NAMESPACE/NAME``). See
 docs/access.md for the format, and docs/decisions/ for why a rule may be lifted by a group but never lowered
 by one.
 """
@@ -8,8 +9,8 @@ by one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import yaml
 
@@ -17,10 +18,10 @@ from gatehouse.policy.identity import OPEN_DOMAINS
 from gatehouse.policy.roles import Policy, Role
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Sequence
 
 _ROLES = {str(role): role for role in Role}
-_KINDS = ("user", "serviceAccount", "domain", "group")
+_KINDS = ("user", "serviceAccount", "domain", "group", "machine", "kubernetes")
 _ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _EMAIL = re.compile(r"[^\s@,:]+@[^\s@,:]+")
 _DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z0-9-]*[a-z0-9]")
@@ -41,6 +42,21 @@ class PolicyProblem:
         return f"{self.where}: {self.what}\n    fix: {self.fix}"
 
 
+class Vouching(Protocol):
+    """Who vouches for machines (:class:`gatehouse.identities.issuers.Issuer`)."""
+
+    @property
+    def name(self) -> str:
+        """What the policy calls it."""
+
+    @property
+    def url(self) -> str:
+        """The ``iss`` of its tokens."""
+
+    def pattern(self, text: str) -> str | None:
+        """Return the beginning that a subject with a ``*`` at its end stands for; None where that isn't safe."""
+
+
 class PolicyError(Exception):
     """The policy can't be used; ``problems`` lists all that is wrong with it."""
 
@@ -52,8 +68,9 @@ class PolicyError(Exception):
 class _Reader:
     """Reads one policy file and gathers every problem."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, issuers: Sequence[Vouching] | None = None) -> None:
         self.name = name
+        self.issuers = issuers
         self.problems: list[PolicyProblem] = []
 
     def wrong(self, node: yaml.Node | None, what: str, fix: str) -> None:
@@ -108,17 +125,47 @@ class _Reader:
                 continue
             for member in members.value:
                 self.member(rules, _ROLES[role_name], member)
-        return Policy(
+        policy = Policy(
             accounts={name: role for kind in ("user", "serviceAccount") for name, (role, _) in rules[kind].items()},
             domains={name: role for name, (role, _) in rules["domain"].items()},
             groups={name: role for name, (role, _) in rules["group"].items()},
             default=default,
             service_accounts=frozenset(rules["serviceAccount"]),
         )
+        return self.machines(rules["machine"], policy)
+
+    def machines(self, rules: dict[str, tuple[Role, yaml.Node]], policy: Policy) -> Policy:
+        """Return the policy with its rules on machines."""
+        exact: dict[tuple[str, str], Role] = {}
+        patterns: dict[tuple[str, str], Role] = {}
+        for name, (role, node) in rules.items():
+            given, _, subject = name.partition("#")
+            issuer = next((i for i in self.issuers or () if given in {i.name, i.url}), None)
+            if issuer is None:
+                if self.issuers is not None:
+                    named = ", ".join(i.name for i in self.issuers) or "none"
+                    fix = f"name it in MACHINE_ISSUERS, or correct the member (there are: {named})"
+                    self.wrong(node, f"no issuer is called {given!r}", fix)
+                continue
+            found, text = exact, subject
+            if subject.endswith("*"):
+                prefix = issuer.pattern(subject)
+                if prefix is None:
+                    fix = "write the subject out; docs/machines.md lists what may end in *"
+                    self.wrong(node, f"{name!r} could mean subjects that somebody else chooses", fix)
+                    continue
+                found, text = patterns, prefix
+            if (issuer.name, text) in found:
+                self.wrong(node, f"{name!r} is there twice, by another name of its issuer", "keep one of them")
+            found[issuer.name, text] = role
+        return replace(policy, machines=exact, machine_patterns=patterns)
 
     def member(self, rules: dict[str, dict[str, tuple[Role, yaml.Node]]], role: Role, node: yaml.Node) -> None:
         """Add one member of a role to the rules."""
-        fix = "write user:ADDRESS, serviceAccount:ADDRESS, domain:DOMAIN or group:NAME, with no space in it"
+        fix = (
+            "write user:ADDRESS, serviceAccount:ADDRESS, domain:DOMAIN or group:NAME, with no space in it, or "
+            "machine:ISSUER#SUBJECT or kubernetes:NAMESPACE/NAME"
+        )
         text = self.text(node, "the member", fix)
         if text is None:
             return
@@ -126,7 +173,18 @@ class _Reader:
         if kind not in _KINDS or not colon or not name or name != name.strip():
             self.wrong(node, f"{text!r} isn't a member", fix)
             return
-        if kind != "group":
+        if kind == "kubernetes":
+            namespace, slash, account = name.partition("/")
+            if not slash or not re.fullmatch(r"[a-z0-9-]+", namespace) or not re.fullmatch(r"[a-z0-9.-]+|\*", account):
+                self.wrong(node, f"{text!r} names no service account", "write kubernetes:NAMESPACE/NAME")
+                return
+            kind, name = "machine", f"kubernetes#system:serviceaccount:{namespace}:{account}"
+        if kind == "machine":
+            given, sign, subject = name.partition("#")
+            if not given or not sign or not re.fullmatch(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", subject):
+                self.wrong(node, f"{text!r} names no machine", "write machine:ISSUER#SUBJECT, in ASCII")
+                return
+        elif kind != "group":
             # As the identity: ASCII letters only, so that no other letter folds onto another address.
             name = name.encode().lower().decode()
         if kind in {"user", "serviceAccount"}:
@@ -149,7 +207,7 @@ class _Reader:
                 fix = "name the accounts, or write domain:PROJECT.iam.gserviceaccount.com for a project's own"
                 self.wrong(node, f"anybody can have an account at {name}", fix)
                 return
-        elif "," in name:
+        elif kind == "group" and "," in name:
             self.wrong(node, f"{name!r} has a comma, and the proxy joins groups with commas", "rename the group")
             return
         other = {"user": "serviceAccount", "serviceAccount": "user"}.get(kind, kind)
@@ -220,13 +278,14 @@ def _fix_roles() -> str:
     return f"use one of {', '.join(_ROLES)}"
 
 
-def parse(content: bytes, environment: str, name: str = "policy") -> Policy:
+def parse(content: bytes, environment: str, name: str = "policy", issuers: Sequence[Vouching] | None = None) -> Policy:
     """Return the policy that applies in an environment (``APP_ENV``).
 
     Args:
         name: how problems call the file.
+        issuers: who vouches for machines; None if that isn't known here, and then no machine has a role.
 
     Raises:
         PolicyError: with every problem found, in any environment's section.
     """
-    return _Reader(name).read(content, environment)
+    return _Reader(name, issuers).read(content, environment)

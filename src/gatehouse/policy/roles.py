@@ -55,18 +55,43 @@ class Policy:
     default_service_account: Role = Role.NONE
     #: Accounts that the policy names as service accounts, beside those of Google.
     service_accounts: frozenset[str] = frozenset()
+    #: (issuer's name, subject) → role.
+    machines: Mapping[tuple[str, str], Role] = field(default_factory=dict)
+    #: (issuer's name, beginning of the subject) → role; the longest one decides.
+    machine_patterns: Mapping[tuple[str, str], Role] = field(default_factory=dict)
     contact: str | None = None
     #: What a refusal adds, for instance how to name an administrator.
     hint: str | None = None
 
     def role_of(self, identity: Identity) -> Role:
         """Return the role of a verified identity."""
+        if identity.issuer is not None:
+            return self._role_of_machine(identity.issuer, identity)
         named = self.accounts.get(identity.email)
         if named is not None:
             return named
         default = self.default_service_account if self.is_service_account(identity) else self.default
         role = self.domains.get(identity.domain, default)
         return max([role, *(self.groups[group] for group in identity.groups if group in self.groups)])
+
+    def _role_of_machine(self, issuer: str, identity: Identity) -> Role:
+        """Return the role of a machine, which has none by an address, a domain or the default."""
+        named = self.machines.get((issuer, identity.subject))
+        if named is not None:
+            return named
+        fitting = [
+            (len(prefix), role)
+            for (name, prefix), role in self.machine_patterns.items()
+            if name == issuer and identity.subject.startswith(prefix)
+        ]
+        role = max(fitting)[1] if fitting else Role.NONE
+        return max([role, *(self.groups[group] for group in identity.groups if group in self.groups)])
+
+    def kind_of(self, identity: Identity) -> str:
+        """Return what sort of account it is, in words."""
+        if identity.issuer is not None:
+            return "machine"
+        return "service account" if self.is_service_account(identity) else "person"
 
     def is_service_account(self, identity: Identity) -> bool:
         """Return whether the identity is a service account's."""

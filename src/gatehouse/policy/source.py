@@ -40,6 +40,7 @@ class PolicySource:
     def __init__(self, file: PolicyFile) -> None:
         self._path = file.path
         self._environment = file.environment
+        self._issuers = file.issuers
         self._looked = file.read_at
         self._began = 0.0
         self._looking: threading.Event | None = None
@@ -103,7 +104,7 @@ class PolicySource:
             if content == self._content:
                 self._complain("")
                 return
-            policy = parse(content, self._environment, str(self._path))
+            policy = parse(content, self._environment, str(self._path), self._issuers)
         except OSError as error:
             self._complain(f"{self._path}: {error.strerror}")
         except PolicyError as error:

@@ -63,7 +63,8 @@ class Context:
     session_ends: float | None = None
     #: What the policy makes of the identity; None until somebody asked it.
     role: Role | None = None
-    is_service_account: bool = False
+    #: What sort of account it is, in words, as the policy sees it.
+    kind: str | None = None
     #: Where MLflow's routers send the request; None until AccessLayer has asked them.
     route: Route | None = None
     #: The whole body, once it was read (:mod:`gatehouse.bodies`); None while it comes as a stream.

@@ -20,6 +20,7 @@ from gatehouse.database.layer import ShortWayLayer
 from gatehouse.dispatch import limits
 from gatehouse.dispatch.dispatcher import Dispatcher
 from gatehouse.dispatch.share import ShareLayer
+from gatehouse.identities.tokens import Machines
 from gatehouse.monitoring.layer import MonitoringLayer
 from gatehouse.operations.router import Router
 from gatehouse.pipeline import failures
@@ -64,6 +65,7 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
     """
     settings = plan.settings
     policy = PolicySource(plan.policy)
+    machines = Machines(settings.machine_issuers) if settings.machine_issuers else None
     mlflow = upstream_application.load()
     flask = upstream_application.load_flask()
     tell_flask(flask)
@@ -95,6 +97,7 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
             cookie_names=plan.cookies,
             trusted_hops=plan.trusted_hops,
             session_lifetime=plan.session_lifetime,
+            verify=machines.verify if machines else None,
         ),
         BoundsLayer,
         # One identity's requests aren't all at once in what follows.

@@ -55,7 +55,7 @@ class ServerPlan:
     @staticmethod
     def alone(settings: Settings, run_directory: Path, proof: bytes) -> ServerPlan:
         """Return the plan of MLflow's side alone, without a proxy that it could be read from; for measurements."""
-        policy = PolicyFile.read(settings.access_policy, settings.app_env)
+        policy = PolicyFile.read(settings.access_policy, settings.app_env, settings.machine_issuers)
         return ServerPlan(settings, policy, run_directory, proof, ("_gatehouse",), None, 0, None, (), jobs=False)
 
     def dump(self) -> bytes:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import tomllib
 
 from gatehouse.exit_codes import Exit
+from gatehouse.identities import issuers
 from gatehouse.monitoring.notes import PROXY_SOCKET_NAME
 from gatehouse.policy.file import PolicyFile
 from gatehouse.public import discovery
@@ -94,7 +95,10 @@ def read_policy(values: Mapping[str, object]) -> tuple[PolicyFile | None, list[P
     from gatehouse.policy.reader import UNNAMED_ENVIRONMENT, PolicyError
 
     try:
-        return PolicyFile.read(path, str(values["app_env"] or UNNAMED_ENVIRONMENT)), []
+        # Who is misspelt in MACHINE_ISSUERS is reported already.
+        known = values["machine_issuers"]
+        known = known if isinstance(known, tuple) else None
+        return PolicyFile.read(path, str(values["app_env"] or UNNAMED_ENVIRONMENT), known), []
     except PolicyError as error:
         return None, [
             Problem("ACCESS_POLICY", f"{problem.where}: {problem.what}", problem.fix) for problem in error.problems
@@ -231,6 +235,9 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     proxy_environment = proxy_config.proxy_environment(resolved, ties, address, run_directory / SOCKET_NAME, proof)
     if monitoring and not (resolved.get(PROXY_METRICS) or own_file.get("metrics_address")):
         proxy_environment[PROXY_METRICS] = f"unix://{run_directory / PROXY_SOCKET_NAME},mode=600"
+    if values["machine_issuers"]:
+        # Their tokens are handed on to this side, which verifies them (docs/decisions/0038).
+        proxy_environment["GATEHOUSE_ISSUERS"] = " ".join(issuer.url for issuer in values["machine_issuers"])
     login_client_id = values["login_client_id"]
     proxy_file = own_file if own_path else tomllib.loads(text)
     offered = discovery.DIRECT_TRANSFERS if values["direct_transfers"] else None
@@ -257,7 +264,8 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     if problems or settings is None or policy is None:
         raise SettingsError(problems)
 
-    settings = replace(settings, public_url=public_url)
+    audience = issuers.with_audience(settings.machine_issuers, public_url)
+    settings = replace(settings, public_url=public_url, machine_issuers=audience)
     cookie = proxy_config.effective_cookie_name(resolved, own_path is not None, own_file, public_url)
     discovery.publish(run_directory / discovery.FOLDER, about, client, public_url)
     if client is None:

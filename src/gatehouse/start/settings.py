@@ -22,6 +22,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 if TYPE_CHECKING:
     from gatehouse.artifacts.addresses import Addresses
+    from gatehouse.identities.issuers import Issuer
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 DATABASE_SCHEMES = ("postgresql", "postgresql+psycopg2", "postgres", "sqlite")
@@ -308,6 +309,16 @@ def parse_locations(value: str) -> tuple[str, ...]:
         raise Invalid(str(error), "list folders of buckets, for example gs://team/models,s3://other/mlflow") from None
 
 
+def parse_issuers(value: str) -> tuple[Issuer, ...]:
+    """Return who vouches for machines."""
+    from gatehouse.identities import issuers
+
+    try:
+        return issuers.parse(value)
+    except issuers.BadIssuer as error:
+        raise Invalid(str(error), issuers.EXAMPLE) from None
+
+
 def parse_file(value: str) -> Path:
     """Return the path of a file that can be read now."""
     path = Path(value)
@@ -419,6 +430,13 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `mlflow-gatehouse login`"
     ),
+    Setting(
+        "MACHINE_ISSUERS",
+        parse_issuers,
+        "who vouches for machines without an e-mail address: `NAME=ISSUER; audience=…`, separated by commas "
+        "([docs/machines.md](docs/machines.md))",
+        "",
+    ),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
     Setting("AUDIT_READS", parse_switch, "`true`: the audit log has a line for each read too", "false"),
     Setting("APP_ENV", parse_environment_name, "which section of the access policy applies", "development"),
@@ -522,6 +540,7 @@ class Settings:
     artifact_timeout: int
     oauth_proxy_config: Path | None
     login_client_id: str | None
+    machine_issuers: tuple[Issuer, ...]
     access_policy: Path | None
     audit_reads: bool
     app_env: str

@@ -75,7 +75,7 @@ class AccountLayer:
             return
         policy = await self._policy.current()
         context.role = policy.role_of(context.who)
-        context.is_service_account = policy.is_service_account(context.who)
+        context.kind = policy.kind_of(context.who)
         start, body = answer(context, context.who, policy)
         await send(start)
         await send({**body, "body": b""} if context.method == "HEAD" else body)
@@ -85,7 +85,7 @@ class AccountLayer:
         ends = context.session_ends
         moment = datetime.datetime.fromtimestamp(ends, datetime.timezone.utc) if ends else None
         expires = moment.isoformat(timespec="seconds") if moment else None
-        kind = "service account" if policy.is_service_account(identity) else "person"
+        kind = policy.kind_of(identity)
         if wants_page(context):
             rows = [
                 ("Signed in as", identity.email),
