@@ -106,7 +106,7 @@ def test_an_application_is_told_by_its_client_id(gate: Gate, apps: Issuer) -> No
     assert (answer.json()["role"], answer.json()["groups"]) == ("editor", ["trainer"])
     # The same client's id stands in the token of a person who has signed in with it.
     for mark in ("scp", "sid", "auth_time", "nonce"):
-        refused = ask(gate, apps.token("somebody", **claims, **{mark: "x"}), WHOAMI)
+        refused = ask(gate, apps.token("somebody", **{**claims, mark: "x"}), WHOAMI)
         assert refused.status_code == 401
         assert "signed in" in refused.json()["message"]
 
