@@ -59,6 +59,9 @@ change oauthproxy.go \
 change oauthproxy.go $'\tcase ErrNeedsLogin:\n' $'\tcase ErrNeedsLogin:\n\t\tif p.handOn(rw, req) {\n\t\t\treturn\n\t\t}\n'
 change oauthproxy.go $'\tcase ErrAccessDenied:\n' $'\tcase ErrAccessDenied:\n\t\tif p.handOn(rw, req) || p.deny(rw, req) {\n\t\t\treturn\n\t\t}\n'
 change oauthproxy.go 'p.errorJSON(rw, http.StatusUnauthorized)' 'p.refuseStranger(rw, req)'
+change oauthproxy.go \
+  $'\thttp.Redirect(rw, req, redirect, http.StatusFound)\n}\n\nfunc (p *OAuthProxy) backendLogout(' \
+  $'\thttp.Redirect(rw, req, p.afterSignOut(req, redirect), http.StatusFound)\n}\n\nfunc (p *OAuthProxy) backendLogout('
 for step in redeeming\ code creating\ session; do
   change oauthproxy.go \
     "Error $step during OAuth2 callback: %v\", err)"$'\n\t\tp.ErrorPage(rw, req, callbackErrorStatus(err), err.Error())' \

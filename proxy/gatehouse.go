@@ -7,20 +7,25 @@ package main
 // or refuses (gatehouse/pipeline/authentication.py). Everything else that oauth2-proxy refuses is refused here, with the reason.
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	middlewareapi "github.com/oauth2-proxy/oauth2-proxy/v7/pkg/apis/middleware"
 	"github.com/oauth2-proxy/oauth2-proxy/v7/pkg/logger"
 	internaloidc "github.com/oauth2-proxy/oauth2-proxy/v7/pkg/providers/oidc"
+	"github.com/oauth2-proxy/oauth2-proxy/v7/pkg/requests"
 	"github.com/oauth2-proxy/oauth2-proxy/v7/providers"
 )
 
@@ -29,6 +34,8 @@ const (
 	longestToken = 16 << 10
 	// What a refusal repeats of what a client sent.
 	longestQuote = 120
+	// What people see who have signed out, where their provider shows nothing: gatehouse/public/discovery.py.
+	signedOutPath = "/gatehouse/signed-out"
 )
 
 var (
@@ -36,6 +43,13 @@ var (
 	// both.
 	handedOnIssuers = strings.Fields(os.Getenv("GATEHOUSE_ISSUERS"))
 	keyPrefix       = os.Getenv("GATEHOUSE_KEY_PREFIX")
+
+	// A whole key, wherever it stands: six of its signs are a checksum, so no word is taken for one.
+	wholeKey = regexp.MustCompile(regexp.QuoteMeta(keyPrefix) + "[0-9A-Za-z]{38}")
+
+	// The provider at which people sign in, and where it ends their sessions, once that is known.
+	issuer     = os.Getenv("GATEHOUSE_ISSUER")
+	endSession atomic.Pointer[string]
 
 	isToken = regexp.MustCompile(`^[a-zA-Z0-9_-]+\.[a-zA-Z0-9_-]+\.[a-zA-Z0-9_-]*$`)
 )
@@ -91,7 +105,7 @@ func (p *OAuthProxy) refuseAtOnce(rw http.ResponseWriter, req *http.Request) boo
 	req.Header.Del("Connection")
 	if keyPrefix != "" {
 		unescaped, err := url.QueryUnescape(req.URL.RawQuery)
-		if strings.Contains(req.URL.RawQuery, keyPrefix) || err == nil && strings.Contains(unescaped, keyPrefix) {
+		if wholeKey.MatchString(req.URL.RawQuery) || err == nil && wholeKey.MatchString(unescaped) {
 			unauthenticated(rw, "A key in an address ends up in logs and histories, so it no longer is a secret: revoke it "+
 				"(gatehouse keys revoke), make another, and send that as Authorization: Bearer KEY.")
 			return true
@@ -224,6 +238,7 @@ func (p *OAuthProxy) deny(rw http.ResponseWriter, req *http.Request) bool {
 			"account of Google's, ask for one with the address: gcloud auth print-identity-token --include-email, or " +
 			"format=full at the metadata server."
 	}
+	rw.Header().Set("WWW-Authenticate", `Bearer realm="gatehouse", error="insufficient_scope"`)
 	refusal(rw, http.StatusForbidden, "PERMISSION_DENIED", text)
 	return true
 }
@@ -240,6 +255,67 @@ func (p *OAuthProxy) signInFailed(rw http.ResponseWriter, req *http.Request, err
 	default:
 		p.ErrorPage(rw, req, http.StatusInternalServerError, err.Error())
 	}
+}
+
+// afterSignOut returns where a browser goes that has signed out here: to the provider, which ends its own session too
+// (OpenID Connect RP-Initiated Logout 1.0), or to a page that says that it doesn't. Without that, the next page would sign
+// the same person in again. An address of the caller's own choice stays.
+func (p *OAuthProxy) afterSignOut(req *http.Request, redirect string) string {
+	if issuer == "" || redirect != "/" {
+		return redirect
+	}
+	session := middlewareapi.GetRequestScope(req).Session
+	endpoint := p.endSessionEndpoint(req.Context())
+	if endpoint == "" || session == nil || session.IDToken == "" {
+		return signedOutPath
+	}
+	target, err := url.Parse(endpoint)
+	if err != nil {
+		return signedOutPath
+	}
+	query := target.Query()
+	query.Set("id_token_hint", session.IDToken)
+	query.Set("client_id", p.provider.Data().ClientID)
+	target.RawQuery = query.Encode()
+	return target.String()
+}
+
+// endSessionEndpoint returns the end_session_endpoint of the provider's discovery document; empty if it has none, or
+// doesn't answer.
+func (p *OAuthProxy) endSessionEndpoint(ctx context.Context) string {
+	if known := endSession.Load(); known != nil {
+		return *known
+	}
+	if !strings.HasPrefix(issuer, "http") {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	address := strings.TrimRight(issuer, "/") + "/.well-known/openid-configuration"
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return ""
+	}
+	answer, err := requests.DefaultHTTPClient.Do(request)
+	if err != nil {
+		logger.Errorf("Error asking the provider where sessions end: %v", err)
+		return ""
+	}
+	defer answer.Body.Close()
+	var document struct {
+		Issuer   string `json:"issuer"`
+		Endpoint string `json:"end_session_endpoint"`
+	}
+	err = json.NewDecoder(io.LimitReader(answer.Body, 256<<10)).Decode(&document)
+	if err != nil || answer.StatusCode != http.StatusOK || document.Issuer != issuer {
+		return ""
+	}
+	// The hint is somebody's token: it goes where the issuer's own connections are as safe.
+	if !strings.HasPrefix(document.Endpoint, "https://") && !strings.HasPrefix(issuer, "http://") {
+		document.Endpoint = ""
+	}
+	endSession.Store(&document.Endpoint)
+	return document.Endpoint
 }
 
 func quote(text string) string {

@@ -11,10 +11,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 import requests
 
+from local.run import CLIENT_ID
 from tests.support import Gate, free_port, missing, wait_for
 
 PASSWORD = "of-the-store"
@@ -65,3 +67,25 @@ def test_a_signed_out_session_is_over_everywhere(make_gate: Callable[..., Gate],
     assert whoami(copied) == 401
     # Somebody's other browser stays signed in.
     assert whoami({**other.headers}) == 200
+
+
+def test_without_a_session_signing_out_leads_to_a_page_that_signs_nobody_in(gate: Gate) -> None:
+    out = requests.get(f"{gate.url}/oauth2/sign_out?rd=%2F", allow_redirects=False, timeout=20)
+    assert (out.status_code, out.headers["location"]) == (302, "/gatehouse/signed-out")
+    page = requests.get(gate.url + out.headers["location"], allow_redirects=False, timeout=20)
+    assert page.status_code == 200
+    assert "signed out" in page.text
+    assert "set-cookie" not in page.headers
+    # An address of the caller's own choice stays.
+    other = requests.get(f"{gate.url}/oauth2/sign_out?rd=%2Foauth2%2Fstart", allow_redirects=False, timeout=20)
+    assert other.headers["location"] == "/oauth2/start"
+
+
+def test_the_provider_ends_its_own_session_too(gate: Gate) -> None:
+    """OpenID Connect RP-Initiated Logout 1.0: without it, the next page would sign the same person in again."""
+    with gate.sign_in("bob") as session:
+        out = session.get(f"{gate.url}/oauth2/sign_out?rd=%2F", allow_redirects=False, timeout=20)
+    place, _, query = out.headers["location"].partition("?")
+    hint = dict(parse_qsl(query))
+    assert place == f"{gate.provider.issuer}/oauth2/end_session"
+    assert (hint["client_id"], hint["id_token_hint"].count(".")) == (CLIENT_ID, 2)

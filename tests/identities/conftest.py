@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import uuid
@@ -27,9 +28,10 @@ class Issuer:
     """An issuer on loopback: a discovery document, a key set that can be changed, and tokens of any claims.
 
     :param url: the ``iss`` of its tokens, where that isn't its own address.
+    :param port: its port; 0: a free one.
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, port: int = 0) -> None:
         self.key: Any = rsa.generate_private_key(65537, 2048)
         self.kid = uuid.uuid4().hex
         #: What the key set says instead of the key; None for the key.
@@ -51,13 +53,14 @@ class Issuer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         self.url = url or self.address
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def document(self) -> dict[str, Any]:
-        return {"issuer": self.url, "jwks_uri": f"{self.address}/keys"}
+        places = ("jwks_uri", "keys"), ("authorization_endpoint", "authorize"), ("token_endpoint", "token")
+        return {"issuer": self.url, **{name: f"{self.address}/{path}" for name, path in places}}
 
     def key_set(self) -> dict[str, Any]:
         return {"keys": self.published if self.published is not None else [self.public()]}
@@ -173,3 +176,14 @@ def ask(gate: Gate, token: str, path: str = SEARCH, **arguments: Any) -> request
     headers = {"Authorization": f"Bearer {token}", **arguments.pop("headers", {})}
     method = "POST" if "json" in arguments else "GET"
     return requests.request(method, gate.url + path, headers=headers, allow_redirects=False, timeout=30, **arguments)
+
+
+def raw(gate: Gate, *lines: str) -> bytes:
+    """Send a request by hand through the proxy; return the whole answer."""
+    with socket.create_connection(("localhost", gate.port), timeout=20) as connection:
+        head = "\r\n".join([f"GET {SEARCH} HTTP/1.1", f"Host: localhost:{gate.port}", "Connection: close", *lines])
+        connection.sendall(head.encode("latin-1") + b"\r\n\r\n")
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import hmac
 import json
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import RSAAlgorithm
 
 from tests.access.conftest import line_of
-from tests.identities.conftest import AUDIENCE, GITHUB, SEARCH, Issuer, ask
+from tests.identities.conftest import AUDIENCE, GITHUB, SEARCH, Issuer, ask, raw
 from tests.support import Gate
 
 OWNER = "repo:acme/train:ref:refs/heads/main"
@@ -265,17 +264,6 @@ def test_two_credentials_at_once_are_refused(gate: Gate, github: Issuer) -> None
         assert alice.get(gate.url + SEARCH, timeout=20).status_code == 401
     second = f"Authorization: Bearer {gate.provider.token('alice')}"
     assert raw(gate, f"Authorization: Bearer {token}", second).startswith(b"HTTP/1.1 401")
-
-
-def raw(gate: Gate, *lines: str) -> bytes:
-    """Send a request by hand through the proxy; return the whole answer."""
-    with socket.create_connection(("localhost", gate.port), timeout=20) as connection:
-        head = "\r\n".join([f"GET {SEARCH} HTTP/1.1", f"Host: localhost:{gate.port}", "Connection: close", *lines])
-        connection.sendall(head.encode("latin-1") + b"\r\n\r\n")
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
-    return answer
 
 
 @pytest.mark.parametrize("name", ["X-Forwarded-Email", "X_Forwarded_Email", "X-Forwarded-User", "X-Forwarded-Groups"])

@@ -78,13 +78,13 @@ def problem_of(
         )
     if token is None:
         return _without_token(response, server) if status in {401, 403} else None
+    # The gate names the rule; what this side knows of the token says what to do about it.
+    by_the_gate = 'realm="gatehouse", error=' in response.headers.get("WWW-Authenticate", "")
+    mlflows_own = _is_of_mlflow(response) and not by_the_gate
     if status == 401:
-        # The gate names the rule; what this side knows of the token says what to do about it.
-        by_the_gate = 'error="invalid_token"' in response.headers.get("WWW-Authenticate", "")
-        mlflows_own = _is_of_mlflow(response) and not by_the_gate
         return None if mlflows_own else _unauthenticated(response, token, server, clock)
     if status == 403:
-        return None if _is_of_mlflow(response) else _forbidden(response, token, server)
+        return None if mlflows_own else _forbidden(response, token, server)
     if status < 400 and _is_page(response):
         return Intercepted(
             f"{_place(response)} answered with a web page where MLflow answers with data; nothing was stored",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatehouse import __version__
 from gatehouse.public import readiness
+from gatehouse.request.responses import CSP
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from gatehouse.request.context import Context, Handler
 
 PATH = "/.well-known/gatehouse"
+#: Where somebody lands who has signed out at a provider that shows no page of its own (proxy/gatehouse.go).
+SIGNED_OUT = "/gatehouse/signed-out"
 #: The folder of the run directory in which a start leaves what is published.
 FOLDER = "published"
 DOCUMENT = "gatehouse.json"
@@ -84,7 +87,7 @@ class Client:
 def open_paths(client: Client | None) -> str:
     """Return the regular expression (Go's RE2) of the paths that the proxy lets through without a sign-in."""
     files = f"(/{re.escape(REQUIREMENTS)}|/{re.escape(client.file_name)})?" if client else ""
-    return f"^({re.escape(PATH)}{files}|{re.escape(readiness.PATH)})$"
+    return f"^({re.escape(PATH)}{files}|{re.escape(readiness.PATH)}|{re.escape(SIGNED_OUT)})$"
 
 
 def publish(folder: Path, about: Mapping[str, Any], client: Client | None, public_url: str) -> None:
@@ -164,13 +167,29 @@ HEADERS: Mapping[str, list[tuple[bytes, bytes]]] = {
 }
 
 
+_SIGNED_OUT_PAGE = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Signed out</title><style>body{font:16px/1.5 system-ui,sans-serif;margin:10vh auto;max-width:36rem;padding:0 1rem}
+</style></head><body><h1>You are signed out of MLflow</h1><p>Your identity provider may keep its own session: whoever has
+this browser can then sign in again without a password. Sign out there too, or close the browser.</p>
+<p><a href="/">Sign in again</a></p></body></html>
+"""
+
+
 class DiscoveryLayer:
     """Layer: answers what is published from memory, and passes everything else on untouched."""
 
     def __init__(self, app: Handler, folder: Path) -> None:
         """Args: folder: what :func:`publish` wrote."""
         self._app = app
-        self._answers: dict[str, tuple[list[tuple[bytes, bytes]], bytes]] = {}
+        page = [
+            (b"content-type", b"text/html; charset=utf-8"),
+            (b"content-length", str(len(_SIGNED_OUT_PAGE)).encode()),
+            (b"cache-control", b"no-store"),
+            (b"content-security-policy", CSP),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        self._answers: dict[str, tuple[list[tuple[bytes, bytes]], bytes]] = {SIGNED_OUT: (page, _SIGNED_OUT_PAGE)}
         for file in folder.iterdir():
             body = file.read_bytes()
             headers = [

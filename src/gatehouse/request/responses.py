@@ -53,7 +53,7 @@ def page(status: int, title: str, rows: Iterable[tuple[str, str]], text: str = "
     """Return a small page for a browser, with a link to sign out."""
     table = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
     body = _PAGE.format(title=html.escape(title), text=html.escape(text), table=table)
-    return response(status, "text/html; charset=utf-8", body.encode(), [(b"content-security-policy", _CSP)])
+    return response(status, "text/html; charset=utf-8", body.encode(), [(b"content-security-policy", CSP)])
 
 
 def wants_page(context: Context) -> bool:
@@ -69,8 +69,8 @@ async def send_all(send: Send, messages: Iterable[Message]) -> None:
         await send(message)
 
 
-#: The page has a style of its own, and nothing else.
-_CSP = b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+#: A page of ours has a style of its own, and nothing else.
+CSP = b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
 initial-scale=1"> <title>{title}</title> <style>body{{font:16px/1.5 system-ui,sans-serif;margin:10vh

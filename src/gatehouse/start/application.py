@@ -19,6 +19,7 @@ from gatehouse.database import shortway
 from gatehouse.database.layer import ShortWayLayer
 from gatehouse.dispatch import limits
 from gatehouse.dispatch.dispatcher import Dispatcher
+from gatehouse.dispatch.old_paths import OldPathsLayer
 from gatehouse.dispatch.share import ShareLayer
 from gatehouse.identities.tokens import Machines
 from gatehouse.monitoring.layer import MonitoringLayer
@@ -109,6 +110,7 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
             origins=[*plan.origins, settings.public_url or ""],
         ),
         NoRedirectLayer,
+        OldPathsLayer,
         partial(StatusLayer, policy=policy, gather=gatherer, rows=status.rows),
         partial(AccountLayer, policy=policy),
         partial(AccessLayer, router=Router(mlflow, flask), policy=policy, bodies=bodies, log=log),

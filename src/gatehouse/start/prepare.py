@@ -242,6 +242,8 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     proxy_file = own_file if own_path else tomllib.loads(text)
     offered = discovery.DIRECT_TRANSFERS if values["direct_transfers"] else None
     about = discovery.from_proxy(proxy_file, proxy_environment, login_client_id, offered)
+    # Who has signed out goes on to this provider, which ends its own session.
+    proxy_environment["GATEHOUSE_ISSUER"] = str(about.get("issuer") or "none")
     if login_client_id and login_client_id not in about.get("audiences", []):
         what = f"is {login_client_id!r}, and the proxy takes no token for that audience"
         problems.append(Problem("LOGIN_CLIENT_ID", what, "add it to the audiences: OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES"))

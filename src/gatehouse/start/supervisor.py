@@ -39,6 +39,10 @@ from gatehouse.start.settings import SettingsError
 LAST_WRITES_S = 1.0
 #: Seconds that stdout gets to take the last lines.
 LAST_LINES_S = 0.5
+#: Seconds between two starts of the proxy whose provider doesn't answer: the first pause, and the longest.
+AGAIN_S, AGAIN_MOST_S = 0.5, 5.0
+#: What the proxy ends with if it can't start; a signal or a panic ends it otherwise.
+CANNOT_START = 1
 #: prctl(2): orphans become children of this process. Where a kernel has none, a worker's death shows by its channel
 #: alone.
 PR_SET_CHILD_SUBREAPER = 36
@@ -117,6 +121,11 @@ class Supervisor:
         self._ending = False
         #: Whether a worker's channel was closed, and nobody has ended yet.
         self._lost = False
+        #: When STARTUP_TIMEOUT is over, by the monotonic clock; until then the proxy may start again.
+        self._deadline = time.monotonic() + self._settings.startup_timeout
+        self._pause = AGAIN_S
+        #: When the proxy starts again; None if it runs, or never again.
+        self._again: float | None = None
         self._monitor = Monitor(plan, began or time.monotonic()) if plan.monitor_environment is not None else None
 
     def run(self) -> int:
@@ -207,7 +216,7 @@ class Supervisor:
 
     def _await_readiness(self) -> None:
         limit = self._settings.startup_timeout
-        deadline = time.monotonic() + limit
+        deadline = self._deadline
         while self._ready < self._settings.workers and not self._signals:
             if self._ended:
                 status = self._ended[0][1]
@@ -272,13 +281,35 @@ class Supervisor:
     def _turn(self, limit: float | None = None) -> None:
         """Do what there is to do, after waiting for it at most so many seconds."""
         look = self._monitor.look(self.output.waiting) if self._monitor else None
-        candidates = (limit, self._desk.judge(), 0.1 if self._lost else None, look)
+        again = None if self._again is None else self._again - time.monotonic()
+        candidates = (limit, self._desk.judge(), 0.1 if self._lost else None, look, again)
         waits = [seconds for seconds in candidates if seconds is not None]
         for key, _ in self._selector.select(max(0.0, min(waits)) if waits else None):
             key.data()
         self._reap()
         if self._monitor and self._monitor.is_due() and not self._ended and not self._signals:
             self._start_monitor()
+        if self._again is not None and time.monotonic() >= self._again:
+            self._again = None
+            self._spawn(PROXY, self._plan.proxy)
+
+    def _starts_again(self, child: Child, status: int | None) -> bool:
+        """Return whether the proxy, which asks its provider before it listens, is started once more later.
+
+        Whoever starts everything at once, after a power cut or in a cluster, starts the provider too.
+        """
+        left = self._deadline - time.monotonic()
+        if child.part != PROXY or status is None or os.waitstatus_to_exitcode(status) != CANNOT_START or left <= 0:
+            return False
+        if self._ending:
+            return False
+        say(
+            f"OAuth2 Proxy can't start (see its log above; is the identity provider reachable?): trying again, for "
+            f"another {left:.0f} s (STARTUP_TIMEOUT)"
+        )
+        self._again = time.monotonic() + min(self._pause, left)
+        self._pause = min(2 * self._pause, AGAIN_MOST_S)
+        return True
 
     def _reap(self) -> None:
         """Note who has ended."""
@@ -313,6 +344,8 @@ class Supervisor:
                     self._note(child, None)
 
     def _note(self, child: Child, status: int | None) -> None:
+        if self._starts_again(child, status):
+            return
         self._ended.append((child, status))
         self._lost = False
 
@@ -326,6 +359,7 @@ class Supervisor:
         """End all that still runs, in order; return OK, or CUT_OFF if requests were still running at the limit."""
         code = Exit.OK
         self._ending = True
+        self._again = None
         limit = self._settings.shutdown_timeout
         deadline = time.monotonic() + limit
         for part in ORDER:
