@@ -1,4 +1,4 @@
-"""Paths of MLflow's first releases, which clients of those days still ask: served where today's mean the same, told where not.
+"""Paths of MLflow's first releases, which old clients still ask: served where today's mean the same, told where not.
 
 MLflow 0.9 to 1.x had each call below ``/api/2.0/preview/mlflow/`` too, and its Java client until 1.22 asks there. The
 path is changed before anybody judges it, so it is judged as what it becomes.

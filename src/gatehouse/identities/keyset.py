@@ -1,4 +1,4 @@
-"""An issuer's public keys: fetched when a token needs them, kept for an hour, never by an address that a token names."""
+"""An issuer's public keys: fetched when a token needs them, kept for an hour, by no address that a token names."""
 
 from __future__ import annotations
 

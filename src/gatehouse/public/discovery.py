@@ -170,8 +170,8 @@ HEADERS: Mapping[str, list[tuple[bytes, bytes]]] = {
 _SIGNED_OUT_PAGE = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Signed out</title><style>body{font:16px/1.5 system-ui,sans-serif;margin:10vh auto;max-width:36rem;padding:0 1rem}
-</style></head><body><h1>You are signed out of MLflow</h1><p>Your identity provider may keep its own session: whoever has
-this browser can then sign in again without a password. Sign out there too, or close the browser.</p>
+</style></head><body><h1>You are signed out of MLflow</h1><p>Your identity provider may keep its own session: whoever
+has this browser can then sign in again without a password. Sign out there too, or close the browser.</p>
 <p><a href="/">Sign in again</a></p></body></html>
 """
 

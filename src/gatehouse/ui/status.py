@@ -49,7 +49,7 @@ class StatusLayer:
             return
         policy = await self._policy.current()
         context.role = role = policy.role_of(context.who)
-        context.is_service_account = policy.is_service_account(context.who)
+        context.kind = policy.kind_of(context.who)
         if not role.may(Access.ADMIN):
             context.refusal = f"{context.who.email} has the role {role} here, and the status is for admins."
             await send_all(send, error_response(403, "PERMISSION_DENIED", context.refusal))
