@@ -27,8 +27,9 @@ SEARCH = "/api/2.0/mlflow/experiments/search?max_results=5"
 class Issuer:
     """An issuer on loopback: a discovery document, a key set that can be changed, and tokens of any claims.
 
-    :param url: the ``iss`` of its tokens, where that isn't its own address.
-    :param port: its port; 0: a free one.
+    Args:
+        url: the ``iss`` of its tokens, where that isn't its own address.
+        port: its port; 0: a free one.
     """
 
     def __init__(self, url: str | None = None, port: int = 0) -> None:

@@ -23,7 +23,7 @@ def test_an_old_path_is_judged_as_what_it_becomes(gate: Gate) -> None:
     with gate.session("carol") as carol:
         refused = carol.post(f"{gate.url}{OLD}/runs/create", json={"experiment_id": "0"}, timeout=20)
         assert refused.status_code == 403
-        assert carol.get(f"{gate.url}{OLD}//experiments/create", timeout=20).status_code == 404
+        assert carol.get(f"{gate.url}{OLD}//experiments/create", timeout=20).status_code in {403, 404, 405}
         for spelled in ("preview%2Fmlflow/runs/create", "preview/../preview/mlflow/runs/create"):
             answer = carol.post(f"{gate.url}/api/2.0/{spelled}", json={"experiment_id": "0"}, timeout=20)
             assert answer.status_code in {403, 404}, answer.text

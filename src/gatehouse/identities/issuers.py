@@ -33,14 +33,15 @@ class BadIssuer(ValueError):
 class Issuer:
     """Somebody who vouches for machines.
 
-    :param name: what the policy calls it.
-    :param url: the ``iss`` of its tokens, to the letter.
-    :param audiences: a token must be for one of these; empty until the public address is known.
-    :param keys: an address or a file (``/…``) of its key set, where its discovery document can't be had.
-    :param ca: a file of certificates by which its address is checked, instead of the system's.
-    :param token: a file with a bearer token that its address asks for.
-    :param subject: the claim that tells machines apart.
-    :param groups: the claim with a machine's groups; none by default.
+    Args:
+        name: what the policy calls it.
+        url: the ``iss`` of its tokens, to the letter.
+        audiences: a token must be for one of these; empty until the public address is known.
+        keys: an address or a file (``/…``) of its key set, where its discovery document can't be had.
+        ca: a file of certificates by which its address is checked, instead of the system's.
+        token: a file with a bearer token that its address asks for.
+        subject: the claim that tells machines apart.
+        groups: the claim with a machine's groups; none by default.
     """
 
     name: str

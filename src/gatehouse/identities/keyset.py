@@ -32,7 +32,8 @@ class KeySet:
     how a rotation is noticed. While the issuer can't be reached, the keys that were fetched last serve for ``STALE``
     seconds.
 
-    :param clock: seconds of a clock that only goes on.
+    Args:
+        clock: seconds of a clock that only goes on.
     """
 
     #: Seconds after which the keys are fetched anew.

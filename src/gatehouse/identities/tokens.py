@@ -97,8 +97,9 @@ def _is_time(value: object) -> bool:
 class Machines:
     """Machines' identities, by the tokens of a few issuers.
 
-    :param issuers: each with its audiences.
-    :param clock: now, in seconds since the epoch.
+    Args:
+        issuers: each with its audiences.
+        clock: now, in seconds since the epoch.
     """
 
     def __init__(self, issuers: Iterable[Issuer], clock: Callable[[], float] = time.time) -> None:

@@ -7,12 +7,11 @@ make those headers trustworthy here, and this layer checks both for each request
   ``Authorization: Basic base64(user:proof)``, in place of whatever ``Authorization`` the client sent;
 * the proxy replaces ``X-Forwarded-{User,Email,Groups,Preferred-Username}`` of the client by its own.
 
-A client could make headers *vanish* (``Connection: close, X-Forwarded-Email`` declares them
-hop-by-hop, RFC 9110 section 7.6.1; our build of the proxy takes that header off), so a missing one is a refusal,
-never a guess.
+A client could make headers *vanish* (``Connection: close, X-Forwarded-Email``: RFC 9110, 7.6.1; our build of the proxy
+takes that header off), so a missing one is a refusal, never a guess.
 
-A request without the proof can come with a credential that this side verifies itself (a machine's token, for example):
-the proxy hands those on without any statement of its own (proxy/gatehouse.go). Whatever else comes is refused.
+A request without the proof can bring a credential that this side verifies itself, such as a machine's token: the proxy
+hands it on and states nothing (proxy/gatehouse.go).
 
 What goes on to MLflow carries neither a credential nor any header by which a client could claim an identity,
 an address or another method.
@@ -97,8 +96,7 @@ class AuthenticationLayer:
         trusted_hops: how many proxies stand between the client and oauth2-proxy and append to X-Forwarded-For (Cloud
             Run's front end: 1). The address that the outermost of them saw is the client's.
         session_lifetime: seconds that the proxy's session cookie is good for (``cookie_expire``), if known.
-        verify: returns the identity behind a credential (a bearer token or a password) that the proxy hands on without
-            an identity, or raises IdentityError; None if nothing is handed on.
+        verify: returns whose credential it is that the proxy hands on, or raises IdentityError; None if it hands on none.
     """
 
     def __init__(
@@ -167,7 +165,7 @@ class AuthenticationLayer:
         context.identity, context.client_address, context.session_ends = identity, address, session_ends
 
     def _credential(self, stated: dict[bytes, bytes]) -> str:
-        """Return what a request without the proxy's proof brings itself: a bearer token or a password; else nothing."""
+        """Return what a request without the proof brings itself: a bearer token or a password; else nothing."""
         scheme, _, credentials = stated.get(b"authorization", b"").partition(b" ")
         if scheme.lower() == b"bearer":
             return credentials.strip().decode("ascii", "replace")
