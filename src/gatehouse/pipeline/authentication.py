@@ -96,7 +96,7 @@ class AuthenticationLayer:
         trusted_hops: how many proxies stand between the client and oauth2-proxy and append to X-Forwarded-For (Cloud
             Run's front end: 1). The address that the outermost of them saw is the client's.
         session_lifetime: seconds that the proxy's session cookie is good for (``cookie_expire``), if known.
-        verify: returns whose credential it is that the proxy hands on, or raises IdentityError; None if it hands on none.
+        verify: returns whose credential it is that the proxy hands on, or raises IdentityError; None: it hands on none.
     """
 
     def __init__(
