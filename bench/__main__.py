@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import artifacts, containers, data, layers, load, report, scale, scenarios
+from bench import artifacts, containers, data, layers, load, processor, report, scale, scenarios
 from bench.setups import FASTTRACKML, SetUp, fasttrackml, gatehouse, plain
 from gatehouse.start.settings import parse_database
 from local.proxy_binary import ROOT
@@ -40,13 +40,18 @@ SCENARIOS = {
     "proxy": "through the proxy against straight to MLflow's socket",
     "scale": "one, two and four gates behind one balancer",
     "layers": "with Gatehouse's layers against without them",
+    "processor": "processor time of a request, by who spends it, beside FastTrackML",
 }
 REFERENCES = ("plain", "plain, best")
 #: The scenarios that it has a part in.
+#: Those that start a set-up in their own way, or none.
+NO_MEASURE = frozenset({"artifacts", "container", "layers", "processor", "scale"})
 PEER, OF_PEER = FASTTRACKML, frozenset({"cold", "memory", "reads", "large"})
 SUBJECTS = ("gatehouse", "gatehouse, 1 worker")
-#: What QUICK=1 leaves of it.
-QUICK_SETUPS, QUICK_SCENARIOS = frozenset({"plain, best", PEER, "gatehouse"}), "cold,reads"
+#: Whose reads and writes are compared call by call: the best of each kind. The others would take as long once more.
+COMPARED = frozenset({"plain, best", PEER, "gatehouse"})
+#: What QUICK=1 leaves of the scenarios.
+QUICK_SCENARIOS = "cold,reads"
 
 
 def problems(chosen: set[str]) -> list[tuple[int, str]]:
@@ -84,7 +89,7 @@ def compare(rounds: int, chosen: set[str], console: Console) -> report.Figures:
             gatehouse("gatehouse, 1 worker", 1, database, folder, provider),
         ]
         if load.QUICK:
-            setups = [setup for setup in setups if setup.name in QUICK_SETUPS]
+            setups = [setup for setup in setups if setup.name in COMPARED]
         if "container" in chosen:
             console.print("building the images ...")
             containers.build()
@@ -99,8 +104,9 @@ def compare(rounds: int, chosen: set[str], console: Console) -> report.Figures:
             for setup in setups:
                 console.print(f"round {number + 1} of {rounds}: {setup.name} ...")
                 log = folder / f"{setup.port}.log"
-                if chosen - {"artifacts", "container", "layers", "scale"}:
-                    for figure, value in scenarios.measure(setup, calls, provider.token(), chosen, log):
+                its = chosen if setup.name in COMPARED else chosen - {"reads"}
+                if its - NO_MEASURE:
+                    for figure, value in scenarios.measure(setup, calls, provider.token(), its, log):
                         note(setup, figure, value)
                 if "artifacts" in chosen:
                     for figure, value in artifacts.measure(setup, provider.token(), log):
@@ -136,13 +142,15 @@ def main() -> int:
         for _, message in found:
             print(f"make bench: error: {message}", file=sys.stderr)
         return found[0][0]
-    if chosen - {"layers", "scale"}:
+    if chosen - {"layers", "processor", "scale"}:
         figures = compare(rounds, chosen, Console(stderr=True))
         references = tuple(name for name in (*REFERENCES, PEER) if name in figures)
         subjects = tuple(name for name in SUBJECTS if name in figures)
         report.markdown(figures, references, subjects, RESULTS / "bench.md")
         report.chart(figures, references, subjects[0], RESULTS / "bench.svg")
         report.show(figures, references, subjects, Console(width=200))
+    if "processor" in chosen:
+        processor.main(["--peer"])
     if "scale" in chosen:
         scale.main(["--rounds", str(rounds)])
     return layers.main(["--rounds", str(3 * rounds)]) if "layers" in chosen else 0

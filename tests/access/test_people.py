@@ -19,7 +19,7 @@ from gatehouse.operations.classes import Access
 from gatehouse.operations.router import operation_name
 from gatehouse.operations.table import OPERATIONS
 from gatehouse.request.context import Context
-from gatehouse.stamping import rows
+from gatehouse.stamping import plain, rows
 from gatehouse.stamping.documents import DOCUMENTS
 from gatehouse.stamping.layer import OPAQUE, SPANS, read, stamp_json
 from gatehouse.stamping.people import (
@@ -443,3 +443,47 @@ def test_numbers_survive_the_message() -> None:
 def test_mlflows_flask_application_is_the_one_whose_handlers_are_stamped() -> None:
     endpoints = {operation_name(rule.endpoint) for rule in FLASK.url_map.iter_rules()}
     assert set(STAMPS) <= endpoints
+
+
+RUN_TEXT = st.sampled_from(
+    ["", "r", "mlflow.user", "gatehouse.claimed_user", "bob@example.com", "eve", "ü", "\ud800", "a\\b", 'q"', "\0"]
+)
+RUN_TAGS = st.lists(st.fixed_dictionaries({"key": RUN_TEXT, "value": RUN_TEXT}), max_size=4)
+ODD_TAGS: st.SearchStrategy[Any] = st.sampled_from(
+    [None, {}, ["x"], [{"key": "k"}], [{"key": "k", "value": 1}], [{"key": "k", "value": "v", "x": 1}]]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    document=st.fixed_dictionaries(
+        {},
+        optional={
+            "experiment_id": RUN_TEXT | st.just(7),
+            "experimentId": st.just("1"),
+            "user_id": RUN_TEXT | st.none(),
+            "start_time": st.sampled_from([0, -1, 2**63 - 1, 2**63, "5", 1.0, True]),
+            "run_name": RUN_TEXT,
+            "tags": RUN_TAGS | RUN_TAGS | ODD_TAGS,
+            "unknown": st.just(1),
+        },
+    )
+)
+def test_a_plain_new_run_is_stamped_as_its_message_is(document: dict[str, Any]) -> None:
+    body = json.dumps(document).encode()
+    context = request()
+    found = plain.run(document, body)
+    try:
+        message = read("create_run", document)
+        claimed = STAMPS["create_run"].apply(message, BOB)
+        expected = json.loads(requests.write(message))
+    except (requests.Unreadable, ValueError):
+        assert found is None
+        return
+    assert json.loads(stamp_json(body, "create_run", BOB, context)) == expected
+    assert context.claimed == claimed
+
+
+def test_what_mlflows_client_sends_for_a_new_run_is_plain() -> None:
+    body = b'{"experiment_id": "1", "user_id": "eve", "start_time": 5, "tags": [{"key": "k", "value": "v"}], "run_name": "r"}'
+    assert plain.run(json.loads(body), body) is not None

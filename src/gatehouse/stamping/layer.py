@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from gatehouse.bodies.reader import replace_body
 from gatehouse.operations.router import operation_name
 from gatehouse.request.responses import error_response, send_all
+from gatehouse.stamping import plain
 from gatehouse.stamping.current import serve
 from gatehouse.stamping.documents import DOCUMENTS
 from gatehouse.stamping.people import STAMPS, USER_TAG, Refused, refuse_deletion
@@ -127,6 +128,9 @@ def stamp_json(body: bytes, operation: str, user: str, context: Context) -> byte
     if stamp is not None:
         if stamp.only_tags and isinstance(document, dict) and not _mentions_user(body):
             return body
+        if operation == "create_run" and (run := plain.run(document, body)) is not None:
+            context.claimed = stamp.apply(run, user)
+            return run.write()
         try:
             message = read(operation, _object(document, body))
             context.claimed = stamp.apply(message, user)

@@ -76,13 +76,13 @@ def _name(value: object) -> str:
 
 def _value(value: object) -> tuple[float, bool]:
     """Return a metric's value as it is stored, and whether it is NaN."""
+    if type(value) is float and -_GREATEST <= value <= _GREATEST:
+        # PostgreSQL's numerics, which MLflow's numbers pass through, have no -0.
+        return value + 0.0, False
     if isinstance(value, str):
         number = _WORDS.get(value)
         if number is None:
             raise Declined
-    elif isinstance(value, float) and abs(value) <= _GREATEST:
-        # PostgreSQL's numerics, which MLflow's numbers pass through, have no -0.
-        return value + 0.0, False
     elif isinstance(value, int) and not isinstance(value, bool) and abs(value) < _INT64:
         return float(value), False
     else:
@@ -92,13 +92,24 @@ def _value(value: object) -> tuple[float, bool]:
     return (_GREATEST if number > 0 else -_GREATEST), False
 
 
-def _metric(document: object) -> Row:
-    if not isinstance(document, dict) or not document.keys() <= _METRIC:
+def _metrics(items: object) -> list[Row]:
+    """Return metrics as rows; written out, for a batch has many of them."""
+    if not isinstance(items, list) or len(items) > MOST_METRICS:
         raise Declined
-    _text(document.get("run_id", ""), 256)
-    value, is_nan = _value(document.get("value"))
-    timestamp, step = _integer(document.get("timestamp"), 0), _integer(document.get("step", 0))
-    return _name(document.get("key")), timestamp, step, value, is_nan
+    rows: list[Row] = []
+    for item in items:
+        if type(item) is not dict or not item.keys() <= _METRIC:
+            raise Declined
+        key, given, timestamp, step = item.get("key"), item.get("value"), item.get("timestamp"), item.get("step", 0)
+        if (
+            type(key) is not str or not _is_name(key)
+            or type(timestamp) is not int or not 0 <= timestamp < _INT64
+            or type(step) is not int or not -_INT64 <= step < _INT64
+            or type(item.get("run_id", "")) is not str
+        ):  # fmt: skip
+            raise Declined
+        rows.append((key, timestamp, step, *_value(given)))
+    return rows
 
 
 def _pairs(items: object, longest: int, reserved: frozenset[str] = frozenset()) -> dict[str, str]:
@@ -121,10 +132,9 @@ _SPECIAL = frozenset({_USER_TAG, _NAME_TAG})
 
 def _log_batch(document: Document) -> Query:
     _only(document, "run_id", "metrics", "params", "tags")
-    items = document.get("metrics", [])
-    if not isinstance(items, list) or len(items) > MOST_METRICS or not isinstance(document.get("run_id"), str):
+    if not isinstance(document.get("run_id"), str):
         raise Declined
-    metrics = [_metric(item) for item in items]
+    metrics = _metrics(document.get("metrics", []))
     given = document.get("params", [])
     params = _pairs(given, LONGEST_PARAM)
     wanted = document.get("tags", [])
@@ -138,7 +148,7 @@ def _log_batch(document: Document) -> Query:
 def _log_metric(document: Document) -> Query:
     _only(document, "run_id", "run_uuid", "key", "value", "timestamp", "step")
     metric = {name: document[name] for name in ("key", "value", "timestamp", "step") if name in document}
-    return statements.batch(_run(document), [_metric(metric)], {}, {})
+    return statements.batch(_run(document), _metrics([metric]), {}, {})
 
 
 def _log_param(document: Document) -> Query:

@@ -197,6 +197,8 @@ def change(run: str, status: str | None, end_time: int | None) -> Query:
 
 def places(rows: Sequence[Row]) -> list[int]:
     """Return for each row the place of its metric's first row, or -1 if another one of that metric is more recent."""
+    if len({row[0] for row in rows}) == len(rows):
+        return list(range(len(rows)))
     found = list(range(len(rows)))
     best: dict[str, int] = {}
     first: dict[str, int] = {}
