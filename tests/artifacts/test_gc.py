@@ -270,7 +270,6 @@ def test_as_a_command_it_says_it_in_words(server: Server) -> None:
             Exit.SETTINGS,
             "clients keep their artifacts",
         ),
-        ({"MLFLOW_ENABLE_WORKSPACES": "true"}, Exit.SETTINGS, "knows no workspaces"),
         ({"BACKEND_STORE_URI": "postgresql://u:topsecret@127.0.0.1:1/d"}, Exit.UNAVAILABLE, "can't be used"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 #: What resolves to another address, which is asked about in its turn.
 REFERENCES = frozenset({"runs", "models"})
@@ -110,6 +110,7 @@ class Addresses:
 
     def __init__(self, own: str, allowed: Iterable[str] = (), public_url: str | None = None) -> None:
         self._places = tuple(_place(address) for address in (own, *allowed))
+        self._own = self._places[0]
         self._host = urlsplit(public_url).netloc if public_url else ""
 
     def check(self, address: str) -> None:
@@ -136,6 +137,24 @@ class Addresses:
                 "the "
                 f"setting {SETTING}."
             ) from None
+
+    def is_within(self, address: str, owns: Callable[[str], bool]) -> bool:
+        """Return whether an address that :meth:`check` lets pass is within what somebody owns of this server's store.
+
+        What ALLOWED_ARTIFACT_LOCATIONS adds is the whole server's, as what lies in no folder of the store's own.
+
+        Args:
+            owns: asked about the path below the store's root, or about "" for a further place.
+        """
+        place = _place(address)
+        if place.scheme in REFERENCES:
+            return True
+        if self._is_proxied(place):
+            path = place.path if place.scheme == PROXIED else _PROXY_PATH.sub("", place.path)
+            return owns(path.strip("/"))
+        if self._own.holds(place):
+            return owns(place.path.removeprefix(self._own.path).strip("/"))
+        return owns("")
 
     def check_source(self, address: str) -> None:
         """As ``check``, for what a client names as the source of a version:

@@ -5,20 +5,66 @@ as MLflow opens an artifact store, and as an address is written to a row.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gatehouse.artifacts import boundary
 from gatehouse.artifacts.addresses import Addresses, Foreign
+from gatehouse.upstream import workspaces
 from gatehouse.upstream.artifacts import guard_repositories, guard_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def register(addresses: Addresses) -> None:
-    """Let MLflow's server, in this process, open and take in no address that isn't its own."""
-    register_stores(addresses)
+def register(addresses: Addresses, destination: str | None = None) -> None:
+    """Let MLflow's server, in this process, open and take in no address that isn't its own, or another workspace's.
+
+    Args:
+        addresses: the server's own.
+        destination: ARTIFACTS_DESTINATION, which MLflow opens as a whole; repository.py looks at each path in it.
+    """
+    opening = _within(addresses)
+
+    def check(address: str) -> None:
+        if address != destination:
+            _checked(opening, address, "PERMISSION_DENIED")
+
+    guard_repositories(check)
     guard_served(lambda address: _checked(addresses.check_proxied, address, "PERMISSION_DENIED"))
     _guard_rows(addresses)
+
+
+def _within(addresses: Addresses) -> Callable[[str], None]:
+    """Return the check of an address for the request at hand: it must be this server's, and its workspace's."""
+
+    def check(address: str) -> None:
+        addresses.check(address)
+        _check_workspace(addresses, address)
+
+    return check
+
+
+def _within_source(addresses: Addresses) -> Callable[[str], None]:
+    """As :func:`_within`, for the source of a version, which may be a word."""
+
+    def check(source: str) -> None:
+        addresses.check_source(source)
+        if ":" in source or "/" in source:
+            _check_workspace(addresses, source)
+
+    return check
+
+
+def _check_workspace(addresses: Addresses, address: str) -> None:
+    if workspaces.enabled() and not addresses.is_within(address, partial(boundary.owns, workspaces.current())):
+        raise Foreign(f"The server doesn't touch {address[:200]!r}: it isn't within the workspace of this request.")
+
+
+def _no_place(_address: str) -> None:
+    raise Foreign(
+        "A workspace has no place of its own: its artifacts lie below workspaces/NAME of this server's store."
+    )
 
 
 def register_stores(addresses: Addresses) -> Callable[[], None]:
@@ -49,9 +95,9 @@ def _guard_rows(addresses: Addresses) -> None:
     # Table → columns that a client chooses, and what they may hold. What MLflow derives from them (a run's address, a
     # logged model's) may still be an old foreign one, so that metrics go on being logged there; opening it is refused.
     columns: Mapping[str, Mapping[str, Callable[[str], None]]] = {
-        "experiments": {"artifact_location": addresses.check},
-        "model_versions": {"source": addresses.check_source},
-        "workspaces": {"default_artifact_root": addresses.check, "trace_archival_location": addresses.check},
+        "experiments": {"artifact_location": _within(addresses)},
+        "model_versions": {"source": _within_source(addresses)},
+        "workspaces": {"default_artifact_root": _no_place, "trace_archival_location": _no_place},
     }
 
     def before_flush(session: Any, _context: Any, _instances: Any) -> None:

@@ -19,16 +19,18 @@ import hashlib
 import logging
 import posixpath
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from email.utils import format_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
-from gatehouse.artifacts import paths, stores
+from gatehouse.artifacts import boundary, paths, stores
 from gatehouse.artifacts.stores.base import PIECE, Damaged, NotFound, Stat, StoreError
 from gatehouse.bodies.reader import Disconnected, declared_length
 from gatehouse.dispatch.turns import Turns
 from gatehouse.request.responses import error_response, response, send_all
+from gatehouse.upstream import workspaces
 from gatehouse.upstream.artifacts import (
     check_attachment,
     content_disposition,
@@ -97,7 +99,7 @@ def locate(operation: str, route: Route, query: Mapping[str, str]) -> str | None
         MlflowException: as MLflow's own handlers would, for instance because there is no such run.
     """
     if operation in {"download_artifact", "upload_artifact"}:
-        return paths.from_client(route.variables["artifact_path"])
+        return _in_store(paths.from_client(route.variables["artifact_path"]))
     named = query.get("artifact_file_path" if operation == "serve_get_logged_model_artifact" else "path")
     if not named:
         return None
@@ -108,8 +110,9 @@ def locate(operation: str, route: Route, query: Mapping[str, str]) -> str | None
     elif operation == "serve_upload_artifact":
         info = tracking.get_run(query.get("run_uuid")).info
         root = info.artifact_uri
-        if is_served(root):
-            # MLflow's own handler doesn't look at the experiment's location here.
+        if is_served(root) and not workspaces.enabled():
+            # MLflow's own handler doesn't look at the experiment's location here. With workspaces, where it would miss
+            # the folder that the run's artifacts are listed from, this does.
             return paths.check(posixpath.join(info.experiment_id, info.run_id, "artifacts", path))
     elif operation == "serve_model_version_artifact":
         registry = registry_store()
@@ -123,7 +126,18 @@ def locate(operation: str, route: Route, query: Mapping[str, str]) -> str | None
         path = f"attachments/{path}"
     if not is_served(root):
         return None
-    return paths.check(path_in_store(root, path))
+    return _in_store(paths.check(path_in_store(root, path)))
+
+
+def _in_store(path: str) -> str:
+    """Return the path in the store that MLflow makes of one, for the request's workspace, and only within that one.
+
+    Raises:
+        BadPath: if it leads into another workspace.
+    """
+    if not workspaces.enabled():
+        return path
+    return boundary.check(paths.check(workspaces.path_in_store(path)))
 
 
 _LOCATED = _UPLOADS | {
@@ -211,20 +225,15 @@ class ArtifactLayer:
     """
 
     def __init__(self, app: Handler, destination: str, limit: float) -> None:
-        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
-
         self._app = app
         self._store = partial(stores.shared, destination)
         self._limit = limit
         self._pool = ThreadPoolExecutor(THREADS, "artifacts")
         self.slots = Turns(TRANSFERS)
-        # Workspaces move artifacts to folders of their own by what the request says, deep in MLflow: it sees to them
-        # itself.
-        self._usable = not MLFLOW_ENABLE_WORKSPACES.get()
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Serve one request."""
-        route = context.route if self._usable else None
+        route = context.route
         operation = route.operation if route else None
         if route is None or operation is None or (operation not in _LOCATED and operation not in _CHECKED):
             await self._app(context, send)
@@ -254,7 +263,8 @@ class ArtifactLayer:
 
         nothing may work on it any more then.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *arguments))
+        run = partial(copy_context().run, function, *arguments)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, run)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

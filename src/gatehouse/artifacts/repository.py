@@ -19,8 +19,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
-from gatehouse.artifacts import paths
+from gatehouse.artifacts import boundary, paths
 from gatehouse.artifacts.stores.base import PIECE, Full, Store, StoreError
+from gatehouse.upstream import workspaces
 from gatehouse.upstream.artifacts import register_repository, repository_of_scheme
 
 
@@ -67,7 +68,7 @@ class StoreRepository(ArtifactRepository):  # type: ignore[misc]  # MLflow is un
 
     def path(self, relative: str | None) -> str:
         """Return the path in the store of a path in this folder."""
-        return paths.check(posixpath.join(self._root, relative or ""))
+        return boundary.check(paths.check(posixpath.join(self._root, relative or "")))
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         verify_artifact_path(artifact_path)
@@ -91,9 +92,11 @@ class StoreRepository(ArtifactRepository):  # type: ignore[misc]  # MLflow is un
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         with told():
+            folder = self.path(path)
             return [
                 FileInfo(posixpath.join(path or "", entry.name), entry.is_folder, entry.size)
-                for entry in self.store.list(self.path(path))
+                for entry in self.store.list(folder)
+                if not boundary.hides(folder, entry.name)
             ]
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
@@ -110,7 +113,10 @@ class StoreRepository(ArtifactRepository):  # type: ignore[misc]  # MLflow is un
 
     def delete_artifacts(self, artifact_path: str | None = None) -> None:
         with told():
-            self.store.delete(self.path(artifact_path))
+            folder = self.path(artifact_path)
+            if not folder and workspaces.enabled():
+                raise paths.BadPath("Invalid path: the whole store holds other workspaces' artifacts too.")
+            self.store.delete(folder)
 
 
 def register(

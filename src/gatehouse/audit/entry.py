@@ -75,6 +75,8 @@ def entry(
         "result": result,
         "request_id": context.request_id,
     }
+    if context.workspace is not None:
+        audit["workspace"] = context.workspace
     if context.refusal is not None:
         audit["reason"] = context.refusal[:MAX_TEXT]
     if context.claimed is not None:

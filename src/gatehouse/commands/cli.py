@@ -16,6 +16,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("gatehouse.start.serve", "run MLflow on its private socket (`gatehouse start` calls this)"),
     "monitor": ("gatehouse.monitoring.server", "answer scrapes of METRICS (`gatehouse start` calls this)"),
     "migrate": ("gatehouse.commands.migrate", "upgrade the database's schema to the installed MLflow's"),
+    "workspaces": (
+        "gatehouse.commands.workspaces",
+        "show the workspaces, or make those that the access policy declares",
+    ),
     "gc": ("gatehouse.commands.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),
     "status": (

@@ -32,7 +32,7 @@ from gatehouse.database.reach import SchemaError, wait_for_database
 from gatehouse.database.schema import State
 from gatehouse.exit_codes import Exit
 from gatehouse.start.settings import Problem, Settings, SettingsError, load, read_secret_files
-from gatehouse.upstream.tracking_stores import deleted_logged_models, deleted_runs
+from gatehouse.upstream.tracking_stores import deleted_logged_models, deleted_runs, store_of_all_workspaces
 
 if TYPE_CHECKING:
     from gatehouse.artifacts.stores.base import Store
@@ -104,9 +104,7 @@ class Collector:
     """
 
     def __init__(self, uri: str, store: Store, age: timedelta, delete: bool) -> None:
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        self._backend: Any = SqlAlchemyStore(uri, "mlflow-artifacts:/")
+        self._backend: Any = store_of_all_workspaces(uri)
         self._engine = schema.make_engine(uri)
         self._store = store
         self._age = age
@@ -177,10 +175,12 @@ class Collector:
             models = self._rows("SELECT model_id FROM logged_models WHERE experiment_id = :id", id=int(number))
             if left := {row[0] for row in [*runs, *models]} - self._gone:
                 raise Elsewhere(f"{len(left)} of its runs and logged models are still there")
-            own = self._homes.get(number) == number
+            home = self._homes.get(number, "")
+            # As MLflow makes it, with and without workspaces.
+            own = home == number or (home.startswith("workspaces/") and home.split("/")[2:] == [number])
             if own:
-                self._must_be_free(number, but=number)
-            size = self._remove(number) if own else 0
+                self._must_be_free(home, but=number)
+            size = self._remove(home) if own else 0
             if self._delete:
                 self._backend._hard_delete_experiment(number)
         except Elsewhere as reason:
@@ -189,7 +189,7 @@ class Collector:
             return Outcome("experiment", number, "failed", why=_first_line(error))
         del self._homes[number]
         if own:
-            return Outcome("experiment", number, self._result, number, size)
+            return Outcome("experiment", number, self._result, home, size)
         return Outcome("experiment", number, self._result, why="but not its traces' files: it chose its own address")
 
     def _uploads(self) -> Iterator[Outcome]:
@@ -325,9 +325,6 @@ def main(argv: list[str]) -> int:
         if not settings.artifacts_destination:
             what, fix = "is not set: clients keep their artifacts themselves", "use `mlflow gc` with their credentials"
             raise SettingsError([Problem("ARTIFACTS_DESTINATION", what, fix)])
-        if environment.get("MLFLOW_ENABLE_WORKSPACES", "").lower() in {"true", "1"}:
-            what, fix = "is on, and this command knows no workspaces", "use `mlflow gc --all-workspaces`"
-            raise SettingsError([Problem("MLFLOW_ENABLE_WORKSPACES", what, fix)])
         with tempfile.TemporaryDirectory(prefix="gatehouse-gc.") as folder:
             google_credentials(settings, Path(folder))
             outcomes = collect(settings, arguments.older_than, arguments.delete, arguments.wait)

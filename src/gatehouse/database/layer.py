@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gatehouse.dispatch.dispatcher import WORKSPACE_HEADER, who
+from gatehouse.dispatch.dispatcher import who
 from gatehouse.dispatch.work import TOOK_TOO_LONG, Stopped, within
 from gatehouse.request.responses import error_response, send_all
+from gatehouse.upstream.workspaces import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,12 +38,12 @@ class ShortWayLayer:
         """Serve one request."""
         parts = None
         way = self._ways.get((context.operation or "", context.method))
-        if way is not None and not context.header(WORKSPACE_HEADER):
+        # Without workspaces, MLflow refuses a header that names one.
+        if way is not None and not (context.workspace is None and context.header(HEADER)):
             kind = context.header(b"content-type").decode("latin-1")
             query = context.scope["query_string"]
-            answering = way.answer(
-                str(context.operation), context.method, query, kind, context.body or b"", who(context)
-            )
+            operation, body = str(context.operation), context.body or b""
+            answering = way.answer(operation, context.method, query, kind, body, who(context), context.workspace)
             try:
                 parts = await within(answering, context.receive, way.limit_s)
             except Stopped:

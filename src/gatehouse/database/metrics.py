@@ -3,8 +3,8 @@
 MLflow writes metrics row by row through its object mapper, and asks three times what a run is linked to, which few are:
 that was most of the time of such requests, in Python and in round trips. What is stored and answered is the same, in
 the same order; tests/database/test_tracking_store.py holds it against MLflow's own store. A store of one's own is a
-plug-in point of MLflow's (``mlflow.tracking_store``). SQLite, where a statement costs no round trip, and MLflow's
-workspaces keep MLflow's.
+plug-in point of MLflow's (``mlflow.tracking_store``). SQLite, where a statement costs no round trip, keeps MLflow's.
+With workspaces the same methods stand on MLflow's store for those, which looks for the run in the request's workspace.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Run, RunInputs, RunOutputs
-from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.store.tracking.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
 from sqlalchemy import text
 
-from gatehouse.upstream import application
+from gatehouse.upstream import application, workspaces
 from gatehouse.upstream.tracking_stores import check_metric, register_tracking_store
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ _LINKS = text("""
 """)
 
 
-class TrackingStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow has no types
+class _FewerStatements(SqlAlchemyStore):  # type: ignore[misc]  # MLflow has no types
     """MLflow's store, but for two methods; ``_log_metrics_once`` is what log-metric and log-batch come to."""
 
     def get_run(self, run_id: str) -> Run:
@@ -97,6 +97,14 @@ class TrackingStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow has no typ
                 session.execute(_REPLACE, columns(run_id, [*changed, *latest.values()]))
 
 
+class TrackingStore(_FewerStatements):
+    """The store of a server without workspaces."""
+
+
+class WorkspaceTrackingStore(_FewerStatements, WorkspaceAwareSqlAlchemyStore):  # type: ignore[misc]  # as above
+    """The store of a server with workspaces: a run of another one isn't there."""
+
+
 def recency(row: Row) -> tuple[int, int, float]:
     """Return what the latest value of a metric is the greatest by."""
     _, timestamp, step, value, _ = row
@@ -118,12 +126,12 @@ def columns(run_id: str, rows: Iterable[Row]) -> dict[str, Any]:
     return {"run": run_id, "keys": keys, "timestamps": timestamps, "steps": steps, "values": values, "nans": nans}
 
 
-def open_store(store_uri: str, artifact_uri: str) -> TrackingStore:
+def open_store(store_uri: str, artifact_uri: str) -> _FewerStatements:
     """Return the store, with the read replica if there is one; MLflow's registry names its arguments so."""
-    return TrackingStore(store_uri, artifact_uri, read_db_uri=application.read_replica())
+    kind = WorkspaceTrackingStore if workspaces.enabled() else TrackingStore
+    return kind(store_uri, artifact_uri, read_db_uri=application.read_replica())
 
 
 def register() -> None:
     """Let MLflow's server open this store for PostgreSQL's URLs."""
-    if not MLFLOW_ENABLE_WORKSPACES.get():
-        register_tracking_store("postgresql", open_store)
+    register_tracking_store("postgresql", open_store)

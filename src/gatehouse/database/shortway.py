@@ -46,7 +46,7 @@ class Reader(Protocol):
 
 
 def of(database: str, replica: str | None, size: int, limit_s: float, *, read: bool, write: bool) -> list[ShortWay]:
-    """Return what answers reads and writes; nothing where MLflow's own handlers shall: on SQLite, and with workspaces.
+    """Return what answers reads and writes; nothing where MLflow's own handlers shall: on SQLite.
 
     Args:
         database: its URL.
@@ -56,10 +56,8 @@ def of(database: str, replica: str | None, size: int, limit_s: float, *, read: b
         read: whether reads are answered.
         write: whether writes are.
     """
-    from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES, MLFLOW_TRACE_ARCHIVAL_CONFIG
+    from mlflow.environment_variables import MLFLOW_TRACE_ARCHIVAL_CONFIG
 
-    if MLFLOW_ENABLE_WORKSPACES.get():
-        return []
     # An archive of traces has a say in what MLflow tells of an experiment.
     without = frozenset({"search_experiments"}) if MLFLOW_TRACE_ARCHIVAL_CONFIG.get() else frozenset[str]()
     pools: dict[str, Connections] = {}
@@ -115,9 +113,16 @@ class ShortWay:
         self._writes = writes
 
     async def answer(
-        self, operation: str, method: str, query_string: bytes, content_type: str, body: bytes, who: str | None = None
+        self,
+        operation: str,
+        method: str,
+        query_string: bytes,
+        content_type: str,
+        body: bytes,
+        who: str | None = None,
+        workspace: str | None = None,
     ) -> list[bytes] | None:
-        """Return the parts of the JSON that MLflow would answer to ``who``, or None if MLflow shall do it.
+        """Return the parts of the JSON that MLflow would answer to ``who`` in a workspace, or None if MLflow shall.
 
         Raises:
             Stopped: if the database ended the statement, for it took too long.
@@ -128,6 +133,7 @@ class ShortWay:
                 query = await asyncio.to_thread(self._reader, operation, method, query_string, content_type, body)
             else:
                 query = self._reader(operation, method, query_string, content_type, body)
+            query = query.within(workspace)
             rows = await self.connections.fetch(query.statement, query.types, query.values, who, self._writes)
             if len(rows) > _MANY_ROWS:
                 return await asyncio.to_thread(query.finish, rows)

@@ -5,7 +5,8 @@ layers and three thread hops that do nothing for it: about half of its CPU time.
 application directly when every one of these layers would leave the request alone, and hands everything else
 to the FastAPI application, unchanged. MLflow's checks of Host and Origin are behind it (SecurityLayer); of the rest:
 
-* workspace: it has no workspace header and workspaces are off (workspace_context_middleware);
+* workspace: the gate has found it, and MLflow's Flask application asks nobody once it is known
+  (workspace_context_middleware, gatehouse.teams.entrance); where workspaces are off, no header names one;
 * the path is none of FastAPI's own routes (traces, jobs, gateway, artifacts, MCP, server-info).
 
 tests/dispatch/test_dispatch.py compares the answers of both ways, byte for byte.
@@ -28,6 +29,7 @@ from gatehouse.dispatch.work import Work, current, supervise
 from gatehouse.dispatch.wsgi import Answer
 from gatehouse.request.responses import send_all
 from gatehouse.upstream.routing import build_environ, native_paths
+from gatehouse.upstream.workspaces import HEADER, enabled
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope, Send
@@ -51,7 +53,6 @@ TRANSFER_LIMIT_S = 3600.0
 OTLP_PATH = "/v1/traces"
 
 GATEWAY = "/gateway/"
-WORKSPACE_HEADER = b"x-mlflow-workspace"
 
 
 class Dispatcher:
@@ -70,13 +71,10 @@ class Dispatcher:
         limit_s: float = 60.0,
         bodies: Bodies | None = None,
     ) -> None:
-        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
-
         self.fastapi_app: ASGIApp = fastapi_app
         self.flask_app = flask_app
         self._native = native_paths(fastapi_app)
-        # Workspaces change what the layers do: then none is skipped.
-        self._usable = not MLFLOW_ENABLE_WORKSPACES.get()
+        self._workspaces = enabled()
         threads = max(LEAST_QUICK_THREADS, QUICK_THREADS // workers)
         self._quick = ThreadPoolExecutor(threads, "quick")
         # One limit for all that can wait for a second connection: a pool with one connection more never stands still.
@@ -90,7 +88,7 @@ class Dispatcher:
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Let MLflow serve one request."""
-        if self._usable and self.is_plain(context.scope):
+        if self.is_plain(context.scope):
             await self.call_flask(context, send)
         elif self._is_quick(context.path):
             # Its body has been read already (BodyLayer), so no slow sender keeps the others out.
@@ -120,7 +118,7 @@ class Dispatcher:
 
     def is_plain(self, scope: Scope) -> bool:
         """Tell whether all of FastAPI's layers would pass this request on to Flask unchanged."""
-        if any(name == WORKSPACE_HEADER for name, _ in scope["headers"]):
+        if not self._workspaces and any(name == HEADER for name, _ in scope["headers"]):
             return False
         return not self._native.match(scope["path"])
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gatehouse.policy.roles import Policy
     from gatehouse.policy.source import PolicySource
     from gatehouse.request.context import Context, Handler
+    from gatehouse.teams.entrance import Workspaces
 
 
 class AccessLayer:
@@ -36,14 +37,24 @@ class AccessLayer:
         policy: who has which role.
         bodies: reads what must be read to find a route.
         log: the audit log; no write goes on while it can't be written.
+        workspaces: who may enter which; None where workspaces are off.
     """
 
-    def __init__(self, app: Handler, router: Router, policy: PolicySource, bodies: Bodies, log: AuditLog) -> None:
+    def __init__(
+        self,
+        app: Handler,
+        router: Router,
+        policy: PolicySource,
+        bodies: Bodies,
+        log: AuditLog,
+        workspaces: Workspaces | None = None,
+    ) -> None:
         self._app = app
         self._router = router
         self._policy = policy
         self._bodies = bodies
         self._log = log
+        self._workspaces = workspaces
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Serve one request."""
@@ -61,9 +72,17 @@ class AccessLayer:
         context.route = route
         context.role = role = policy.role_of(context.who)
         context.kind = policy.kind_of(context.who)
+        closed_door = None
+        if self._workspaces is not None and route.access is not Access.CLOSED:
+            role, closed_door = await self._workspaces.enter(context, policy, route)
+            context.role = role
         if context.is_write:
             context.add_objects(route.variables.items())
             context.add_objects(context.query_parameters())
+        if closed_door is not None:
+            await self._note_objects(context)
+            await send_all(send, closed_door)
+            return
         if not role.may(route.access):
             await self._note_objects(context)
             await send_all(send, self._refuse(context, policy, role, route))
@@ -82,7 +101,8 @@ class AccessLayer:
             text = "MLflow's assistant is closed: it would run commands on the server. Nobody may use it."
         else:
             needed = NEEDED[route.access]
-            have = "has no role here" if role is Role.NONE else f"is {_article(role)} here"
+            here = "here" if context.named_workspace is None else f"in the workspace {context.named_workspace!r}"
+            have = f"has no role {here}" if role is Role.NONE else f"is {_article(role)} {here}"
             who = policy.contact or "whoever runs this server"
             text = (
                 f"{email} {have}; {operation!r} needs the role {needed}. Ask {who} for it "

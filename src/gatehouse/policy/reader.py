@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Protocol
 import yaml
 
 from gatehouse.policy.identity import OPEN_DOMAINS
-from gatehouse.policy.roles import Policy, Role
+from gatehouse.policy.roles import DEFAULT_WORKSPACE, RESERVED_WORKSPACES, Policy, Role, Rules, is_workspace_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ROLES = {str(role): role for role in Role}
 _KINDS = ("user", "serviceAccount", "domain", "group", "machine", "kubernetes")
+#: The roles that have members.
+_MEMBERS = ("viewer", "editor", "admin")
 _ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _EMAIL = re.compile(r"[^\s@,:]+@[^\s@,:]+")
 _DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z0-9-]*[a-z0-9]")
@@ -72,6 +74,7 @@ class _Reader:
         self.name = name
         self.issuers = issuers
         self.problems: list[PolicyProblem] = []
+        self.kinds: dict[str, tuple[str, int]] = {}
 
     def wrong(self, node: yaml.Node | None, what: str, fix: str) -> None:
         where = f"{self.name}:{node.start_mark.line + 1}" if node is not None else self.name
@@ -104,38 +107,81 @@ class _Reader:
 
     def section(self, entries: dict[str, tuple[yaml.Node, yaml.Node]], node: yaml.Node, what: str) -> Policy:
         """Return the rules of one environment."""
-        default = Role.NONE
-        if "default" in entries:
-            value = entries["default"][1]
-            name = self.text(value, f"the default role of {what}", _fix_roles())
-            if name is not None and name not in _ROLES:
-                self.wrong(value, f"{name!r} isn't a role", _fix_roles())
-            default = _ROLES.get(name or "", Role.NONE)
-        else:
+        #: An address is a person's or a service account's wherever it stands in this section.
+        self.kinds = {}
+        default = self.default(entries, what)
+        if "default" not in entries:
             self.wrong(
                 node,
                 f"{what} has no default role",
                 "add `default: none`, or `default: viewer` if everybody may look",
             )
+        roles = self.mapping(entries["roles"][1], "roles", _MEMBERS) if "roles" in entries else {}
+        rules = self.rules(entries, roles, default)
+        workspaces: dict[str, Rules] = {}
+        if "workspaces" in entries:
+            prefix = "workspaces" if what == "the policy" else f"{what}/workspaces"
+            for name, (key, value) in self.mapping(entries["workspaces"][1], prefix, None).items():
+                self.check_workspace(key, name)
+                inner = self.mapping(value, f"{prefix}/{name}", ("default", *_MEMBERS))
+                members = {role: inner[role] for role in _MEMBERS if role in inner}
+                workspaces[name] = self.rules(inner, members, self.default(inner, f"{prefix}/{name}"))
+        return Policy(
+            **rules.__dict__,
+            workspaces=workspaces,
+            has_workspaces="workspaces" in entries,
+            service_accounts=frozenset(name for name, (kind, _) in self.kinds.items() if kind == "serviceAccount"),
+        )
+
+    def default(self, entries: dict[str, tuple[yaml.Node, yaml.Node]], what: str) -> Role:
+        """Return the role of people whom no rule names: none, if the entries don't say."""
+        if "default" not in entries:
+            return Role.NONE
+        value = entries["default"][1]
+        name = self.text(value, f"the default role of {what}", _fix_roles())
+        if name is not None and name not in _ROLES:
+            self.wrong(value, f"{name!r} isn't a role", _fix_roles())
+        return _ROLES.get(name or "", Role.NONE)
+
+    def check_workspace(self, node: yaml.Node, name: str) -> None:
+        """Refuse a name that MLflow would refuse, or that has its rules elsewhere."""
+        if name == DEFAULT_WORKSPACE:
+            fix = "write them as `roles` and `default` above: those are the rules of this workspace"
+            self.wrong(node, f"the workspace {name!r} has its rules in two places", fix)
+        elif name in RESERVED_WORKSPACES:
+            self.wrong(node, f"{name!r} is a word of MLflow's own, and can't name a workspace", "choose another name")
+        elif not is_workspace_name(name):
+            fix = "use 2 to 63 small letters, digits and hyphens, with no hyphen at either end"
+            self.wrong(node, f"{name!r} can't name a workspace", fix)
+
+    def rules(
+        self,
+        entries: dict[str, tuple[yaml.Node, yaml.Node]],
+        roles: dict[str, tuple[yaml.Node, yaml.Node]],
+        default: Role,
+    ) -> Rules:
+        """Return the rules of one place, from the members of each role."""
         rules: dict[str, dict[str, tuple[Role, yaml.Node]]] = {kind: {} for kind in _KINDS}
-        roles = self.mapping(entries["roles"][1], "roles", ("viewer", "editor", "admin")) if "roles" in entries else {}
         for role_name, (_, members) in roles.items():
             if not isinstance(members, yaml.SequenceNode):
                 self.wrong(members, f"the members of {role_name} aren't a list", "write one `- user:…` a line, or []")
                 continue
             for member in members.value:
                 self.member(rules, _ROLES[role_name], member)
-        policy = Policy(
+        lines = {(kind, name): node.start_mark.line + 1 for kind in _KINDS for name, (_, node) in rules[kind].items()}
+        if "default" in entries:
+            lines["default", ""] = entries["default"][0].start_mark.line + 1
+        found = Rules(
             accounts={name: role for kind in ("user", "serviceAccount") for name, (role, _) in rules[kind].items()},
             domains={name: role for name, (role, _) in rules["domain"].items()},
             groups={name: role for name, (role, _) in rules["group"].items()},
             default=default,
-            service_accounts=frozenset(rules["serviceAccount"]),
+            lines=lines,
         )
-        return self.machines(rules["machine"], policy)
+        return self.machines(rules["machine"], found)
 
-    def machines(self, rules: dict[str, tuple[Role, yaml.Node]], policy: Policy) -> Policy:
-        """Return the policy with its rules on machines."""
+    def machines(self, rules: dict[str, tuple[Role, yaml.Node]], place: Rules) -> Rules:
+        """Return the rules of one place with those on machines."""
         exact: dict[tuple[str, str], Role] = {}
         patterns: dict[tuple[str, str], Role] = {}
         for name, (role, node) in rules.items():
@@ -158,7 +204,7 @@ class _Reader:
             if (issuer.name, text) in found:
                 self.wrong(node, f"{name!r} is there twice, by another name of its issuer", "keep one of them")
             found[issuer.name, text] = role
-        return replace(policy, machines=exact, machine_patterns=patterns)
+        return replace(place, machines=exact, machine_patterns=patterns)
 
     def member(self, rules: dict[str, dict[str, tuple[Role, yaml.Node]]], role: Role, node: yaml.Node) -> None:
         """Add one member of a role to the rules."""
@@ -220,6 +266,10 @@ class _Reader:
             )
             return
         rules[kind][name] = (role, node)
+        if kind in {"user", "serviceAccount"}:
+            known, line = self.kinds.setdefault(name, (kind, node.start_mark.line + 1))
+            if known != kind:
+                self.wrong(node, f"{name} is a {known} in line {line} and a {kind} here", "write the same kind in both")
 
     def read(self, content: bytes, environment: str) -> Policy:
         """Return the policy for an environment; raise PolicyError."""
@@ -246,7 +296,7 @@ class _Reader:
         if root is None:
             self.wrong(None, "is empty", "see docs/access.md for an example")
             raise PolicyError(self.problems)
-        entries = self.mapping(root, "the policy", ("contact", "default", "roles", "environments"))
+        entries = self.mapping(root, "the policy", ("contact", "default", "roles", "workspaces", "environments"))
         base = self.section(entries, root, "the policy")
         contact = None
         if "contact" in entries:
@@ -258,7 +308,7 @@ class _Reader:
             for name, (key, value) in self.mapping(entries["environments"][1], "environments", None).items():
                 if not _ENVIRONMENT.fullmatch(name):
                     self.wrong(key, f"{name!r} can't be an APP_ENV", "use small letters, digits and hyphens")
-                inner = self.mapping(value, f"environments/{name}", ("default", "roles"))
+                inner = self.mapping(value, f"environments/{name}", ("default", "roles", "workspaces"))
                 sections[name] = self.section(inner, key, f"environments/{name}")
             if environment not in {*sections, UNNAMED_ENVIRONMENT}:
                 # A misspelt name would otherwise fall back to the rules of the development environment.

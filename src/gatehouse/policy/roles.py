@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -38,9 +39,33 @@ NEEDED: Mapping[Access, Role] = {
 }
 
 
+#: MLflow's name of the workspace that is always there; without workspaces it is the only one.
+DEFAULT_WORKSPACE = "default"
+
+
+#: What MLflow takes as the name of a workspace (``WorkspaceNameValidator``); tests/teams/test_policy.py compares.
+_WORKSPACE = re.compile(r"[a-z0-9][-a-z0-9]{0,61}[a-z0-9]")
+#: MLflow's own words, which can't name one.
+RESERVED_WORKSPACES = frozenset({"workspaces", "api", "ajax-api", "static-files"})
+
+
+def is_workspace_name(name: str) -> bool:
+    """Return whether MLflow takes this as the name of a workspace."""
+    return bool(_WORKSPACE.fullmatch(name)) and name not in RESERVED_WORKSPACES
+
+
 @dataclass(frozen=True)
-class Policy:
-    """The rules of one environment.
+class Reason:
+    """Why somebody has a role: the rule as the policy writes it, and its line in the file where that is known."""
+
+    role: Role
+    rule: str
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Who has which role in one place: the server with its workspace ``default``, or another workspace.
 
     The most specific rule decides: an account by name; else its domain; else the default. A group can lift
     the result and never lower it, because a client can make its groups vanish from a request (see
@@ -53,24 +78,21 @@ class Policy:
     default: Role = Role.NONE
     #: For service accounts that no rule names: one of any project could be among them.
     default_service_account: Role = Role.NONE
-    #: Accounts that the policy names as service accounts, beside those of Google.
-    service_accounts: frozenset[str] = frozenset()
     #: (issuer's name, subject) → role.
     machines: Mapping[tuple[str, str], Role] = field(default_factory=dict)
     #: (issuer's name, beginning of the subject) → role; the longest one decides.
     machine_patterns: Mapping[tuple[str, str], Role] = field(default_factory=dict)
-    contact: str | None = None
-    #: What a refusal adds, for instance how to name an administrator.
-    hint: str | None = None
+    #: (kind, name) of a member, or ("default", ""), → the line of the policy file.
+    lines: Mapping[tuple[str, str], int] = field(default_factory=dict, compare=False)
 
-    def role_of(self, identity: Identity) -> Role:
-        """Return the role of a verified identity."""
+    def role_for(self, identity: Identity, is_service_account: bool) -> Role:
+        """Return the role of a verified identity, by these rules alone."""
         if identity.issuer is not None:
             return self._role_of_machine(identity.issuer, identity)
         named = self.accounts.get(identity.email)
         if named is not None:
             return named
-        default = self.default_service_account if self.is_service_account(identity) else self.default
+        default = self.default_service_account if is_service_account else self.default
         role = self.domains.get(identity.domain, default)
         return max([role, *(self.groups[group] for group in identity.groups if group in self.groups)])
 
@@ -86,6 +108,81 @@ class Policy:
         ]
         role = max(fitting)[1] if fitting else Role.NONE
         return max([role, *(self.groups[group] for group in identity.groups if group in self.groups)])
+
+    def reason_for(self, identity: Identity, is_service_account: bool) -> Reason:
+        """Return the role with the rule that decided it."""
+        role = self.role_for(identity, is_service_account)
+        found = Reason(self.default, f"default: {self.default}", self.lines.get(("default", "")))
+        if identity.issuer is not None:
+            rule = f"{identity.issuer}#{identity.subject}"
+            found = Reason(role, f"machine:{rule}" if role else "no rule", self.lines.get(("machine", rule)))
+        elif identity.email in self.accounts:
+            kind = "serviceAccount" if ("serviceAccount", identity.email) in self.lines else "user"
+            return Reason(role, f"{kind}:{identity.email}", self.lines.get((kind, identity.email)))
+        elif identity.domain in self.domains:
+            line = self.lines.get(("domain", identity.domain))
+            found = Reason(self.domains[identity.domain], f"domain:{identity.domain}", line)
+        elif is_service_account:
+            found = Reason(self.default_service_account, "a service account that no rule names")
+        for group in identity.groups:
+            if role is self.groups.get(group) and (role > found.role or identity.issuer is not None):
+                found = Reason(role, f"group:{group}", self.lines.get(("group", group)))
+        return found
+
+    @property
+    def gives_admin(self) -> bool:
+        """Whether any rule makes somebody an administrator."""
+        people = (*self.accounts.values(), *self.domains.values(), *self.groups.values(), self.default)
+        return Role.ADMIN in (*people, *self.machines.values(), *self.machine_patterns.values())
+
+
+@dataclass(frozen=True)
+class Policy(Rules):
+    """The rules of one environment.
+
+    What it inherits from :class:`Rules` are those of the server, which are those of the workspace ``default`` too. An
+    admin by them is an admin in every workspace; no other role reaches beyond ``default``.
+    """
+
+    #: The rules of each further workspace, by its name.
+    workspaces: Mapping[str, Rules] = field(default_factory=dict)
+    #: Whether the policy has a section for workspaces, which switches them on.
+    has_workspaces: bool = False
+    #: Accounts that the policy names as service accounts, beside those of Google.
+    service_accounts: frozenset[str] = frozenset()
+    contact: str | None = None
+    #: What a refusal adds, for instance how to name an administrator.
+    hint: str | None = None
+
+    def role_of(self, identity: Identity) -> Role:
+        """Return the role of a verified identity on the server, and in its workspace ``default``."""
+        return self.role_for(identity, self.is_service_account(identity))
+
+    def role_in(self, identity: Identity, workspace: str) -> Role:
+        """Return the role of a verified identity in a workspace, whether or not there is one of that name."""
+        servers = self.role_of(identity)
+        if workspace == DEFAULT_WORKSPACE or servers is Role.ADMIN:
+            return servers
+        rules = self.workspaces.get(workspace)
+        return rules.role_for(identity, self.is_service_account(identity)) if rules else Role.NONE
+
+    def reason_in(self, identity: Identity, workspace: str) -> Reason:
+        """Return the role in a workspace with the rule that decided it."""
+        is_service_account = self.is_service_account(identity)
+        servers = self.reason_for(identity, is_service_account)
+        if workspace == DEFAULT_WORKSPACE or servers.role is Role.ADMIN:
+            return servers
+        rules = self.workspaces.get(workspace)
+        return rules.reason_for(identity, is_service_account) if rules else Reason(Role.NONE, "no rule")
+
+    def roles_of(self, identity: Identity) -> dict[str, Role]:
+        """Return the workspaces in which the policy gives somebody a role, with it; ``default`` comes first."""
+        roles = {name: self.role_in(identity, name) for name in (DEFAULT_WORKSPACE, *sorted(self.workspaces))}
+        return {name: role for name, role in roles.items() if role is not Role.NONE}
+
+    def best_role_of(self, identity: Identity) -> Role:
+        """Return the highest role that somebody has in any workspace."""
+        return max(self.roles_of(identity).values(), default=Role.NONE)
 
     def kind_of(self, identity: Identity) -> str:
         """Return what sort of account it is, in words."""

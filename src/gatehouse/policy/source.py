@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from gatehouse.policy.reader import PolicyError, parse
+from gatehouse.policy.reader import PolicyError, PolicyProblem, parse
 
 if TYPE_CHECKING:
     from gatehouse.policy.file import PolicyFile
@@ -48,6 +48,11 @@ class PolicySource:
         self._complaint = ""
         self._is_overdue = False
         self._policy = file.policy
+
+    @property
+    def read(self) -> Policy:
+        """The policy that was read last, without a look at the file."""
+        return self._policy
 
     @property
     def age(self) -> float | None:
@@ -105,6 +110,7 @@ class PolicySource:
                 self._complain("")
                 return
             policy = parse(content, self._environment, str(self._path), self._issuers)
+            self._check_change(policy)
         except OSError as error:
             self._complain(f"{self._path}: {error.strerror}")
         except PolicyError as error:
@@ -113,6 +119,23 @@ class PolicySource:
             self._content, self._policy = content, policy
             self._complain("")
             _say(f"took up the changed access policy {self._path}")
+
+    def _check_change(self, policy: Policy) -> None:
+        """Refuse what can't be meant while the server runs.
+
+        Raises:
+            PolicyError: if nobody would administer any more, or workspaces were switched on or off.
+        """
+        where, old = str(self._path), self._policy
+        if old.gives_admin and not policy.gives_admin:
+            what = "makes nobody an admin any more, so that nobody could take it back"
+            fix = "name one below `roles: admin:`, or restart the server if it is meant"
+            raise PolicyError([PolicyProblem(where, what, fix)])
+        if policy.has_workspaces is not old.has_workspaces:
+            what = "has `workspaces:` now" if policy.has_workspaces else "has no `workspaces:` any more"
+            raise PolicyError(
+                [PolicyProblem(where, f"{what}, which switches them at a start alone", "restart the server")]
+            )
 
     def _tell_overdue(self, age: float) -> None:
         if not self._is_overdue:

@@ -65,6 +65,9 @@ class Context:
     role: Role | None = None
     #: What sort of account it is, in words, as the policy sees it.
     kind: str | None = None
+    #: The workspace that the request is for; None where workspaces are off. What the request itself named, if it did.
+    workspace: str | None = None
+    named_workspace: str | None = None
     #: Where MLflow's routers send the request; None until AccessLayer has asked them.
     route: Route | None = None
     #: The whole body, once it was read (:mod:`gatehouse.bodies`); None while it comes as a stream.
@@ -85,6 +88,10 @@ class Context:
     enter: Callable[[], Awaitable[None]] = _at_once
     #: Gives that share back before the answer starts; ShareLayer sets it.
     leave: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        #: The request as it came, whatever layers make of it.
+        self.arrived = self.scope
 
     @cached_property
     def request_id(self) -> str:

@@ -15,7 +15,7 @@ from gatehouse.audit.layer import AuditLayer, IntentLayer
 from gatehouse.bodies.budget import Budget, capacity
 from gatehouse.bodies.layer import BodyLayer
 from gatehouse.bodies.reader import Bodies
-from gatehouse.database import shortway
+from gatehouse.database import shortway, walls, workspaces
 from gatehouse.database.layer import ShortWayLayer
 from gatehouse.dispatch import limits
 from gatehouse.dispatch.dispatcher import Dispatcher
@@ -41,6 +41,7 @@ from gatehouse.stamping import rows
 from gatehouse.stamping.current import tell_flask
 from gatehouse.stamping.layer import StampingLayer
 from gatehouse.start import status
+from gatehouse.teams.entrance import WorkspaceLayer, Workspaces
 from gatehouse.ui import static
 from gatehouse.ui.account import AccountLayer
 from gatehouse.ui.page import UiLayer
@@ -71,6 +72,8 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
     flask = upstream_application.load_flask()
     tell_flask(flask)
     rows.register()
+    if plan.workspaces:
+        walls.register()
 
     failures.register(mlflow, flask)
     limits.register(flask)
@@ -111,15 +114,23 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
         ),
         NoRedirectLayer,
         OldPathsLayer,
+        *([WorkspaceLayer] if plan.workspaces else []),
         partial(StatusLayer, policy=policy, gather=gatherer, rows=status.rows),
         partial(AccountLayer, policy=policy),
-        partial(AccessLayer, router=Router(mlflow, flask), policy=policy, bodies=bodies, log=log),
+        partial(
+            AccessLayer,
+            router=Router(mlflow, flask),
+            policy=policy,
+            bodies=bodies,
+            log=log,
+            workspaces=Workspaces(workspaces.Known()) if plan.workspaces else None,
+        ),
         partial(BodyLayer, bodies=bodies),
         StampingLayer,
         # Its name and what it names are known now: from here on a write can happen.
         IntentLayer,
     ]
-    guard.register(settings.addresses())
+    guard.register(settings.addresses(), settings.artifacts_destination)
     if destination := settings.artifacts_destination:
         kind = direct.DirectRepository if settings.direct_transfers else repository.StoreRepository
         repository.register(destination, partial(stores.shared, destination), kind)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from gatehouse.artifacts import jobs_guard
 from gatehouse.start.plan import Program
-from gatehouse.upstream import jobs
+from gatehouse.upstream import jobs, workspaces
 
 if TYPE_CHECKING:
     from gatehouse.start.plan import ServerPlan
@@ -68,6 +68,7 @@ def runner(plan: ServerPlan, environment: Mapping[str, str]) -> Program:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
             **kept,
+            **({workspaces.SWITCH: "true"} if plan.workspaces else {}),
             **jobs.runner_environment(settings.backend_store_uri, queue(plan.run_directory), os.getpid()),
             **jobs_guard.environment(
                 plan.run_directory / "jobs-python",

@@ -11,10 +11,10 @@ from sqlalchemy.engine import Connection, Engine
 from gatehouse.database import engine
 from gatehouse.start.settings import Settings
 from gatehouse.start.verdicts import listed
-from gatehouse.upstream import application, lazy, tracking_stores
+from gatehouse.upstream import application, lazy, tracking_stores, workspaces
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def environment(settings: Settings, with_workspaces: bool = False) -> dict[str, str]:
     """Return what MLflow's application reads.
 
     A public MLFLOW_* variable that is set already wins, or adds to a list.
@@ -22,7 +22,10 @@ def environment(settings: Settings) -> dict[str, str]:
     public_url = settings.public_url or ""
     database = engine.named(settings.backend_store_uri, settings.database_timeout)
     replica = engine.named(settings.read_replica, settings.database_timeout) if settings.read_replica else None
-    private = application.environment(database, settings.artifacts_destination, settings.default_artifact_root, replica)
+    switch = {workspaces.SWITCH: "true"} if with_workspaces else {}
+    private = switch | application.environment(
+        database, settings.artifacts_destination, settings.default_artifact_root, replica
+    )
     # MLflow compares the Host and Origin headers with these; its own defaults are localhost only.
     lists = {
         "MLFLOW_SERVER_ALLOWED_HOSTS": urlsplit(public_url).netloc,
@@ -40,13 +43,13 @@ def environment(settings: Settings) -> dict[str, str]:
     return private | added | {name: value for name, value in defaults.items() if not os.environ.get(name)}
 
 
-def configure(settings: Settings) -> None:
+def configure(settings: Settings, with_workspaces: bool = False) -> None:
     """Set the environment that MLflow's application reads, and put off what it imports without need.
 
     To be called before ``upstream.application.load``.
     """
     engine.register()
-    os.environ.update(environment(settings))
+    os.environ.update(environment(settings, with_workspaces))
     lazy.install()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gatehouse.policy.file import PolicyFile
@@ -51,12 +51,15 @@ class ServerPlan:
     jobs: bool
     #: Whether anybody wants figures: METRICS, or a push by OTLP.
     monitoring: bool = False
+    #: Whether workspaces are on.
+    workspaces: bool = False
 
     @staticmethod
     def alone(settings: Settings, run_directory: Path, proof: bytes) -> ServerPlan:
         """Return the plan of MLflow's side alone, without a proxy that it could be read from; for measurements."""
         policy = PolicyFile.read(settings.access_policy, settings.app_env, settings.machine_issuers)
-        return ServerPlan(settings, policy, run_directory, proof, ("_gatehouse",), None, 0, None, (), jobs=False)
+        alone = ServerPlan(settings, policy, run_directory, proof, ("_gatehouse",), None, 0, None, (), jobs=False)
+        return replace(alone, workspaces=policy.policy.has_workspaces)
 
     def dump(self) -> bytes:
         """Return it as bytes, for the pipe to MLflow's process."""

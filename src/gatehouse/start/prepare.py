@@ -25,7 +25,7 @@ from gatehouse.identities import issuers
 from gatehouse.monitoring.notes import PROXY_SOCKET_NAME
 from gatehouse.policy.file import PolicyFile
 from gatehouse.public import discovery
-from gatehouse.start import jobs, proxy_config, verdicts
+from gatehouse.start import jobs, proxy_config, teams, verdicts
 from gatehouse.start.plan import PROXY_CONFIG_NAME, SOCKET_NAME, Plan, Program, ServerPlan
 from gatehouse.start.settings import (
     SECRETS,
@@ -194,6 +194,8 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     values, settings, setting_problems = read(resolved)
     policy, policy_problems = read_policy(values)
     problems += setting_problems + policy_problems + check_local_folders(values) + check_socket(run_directory)
+    with_workspaces, switch_problems = teams.switched_on(policy.policy if policy else None, resolved)
+    problems += switch_problems
 
     client = client_to_hand_out(template)
     own_path = values["oauth_proxy_config"]
@@ -285,6 +287,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
         origins=tuple(verdicts.other_origins(resolved, public_url)),
         jobs=jobs.wanted(resolved),
         monitoring=monitoring,
+        workspaces=with_workspaces,
     )
     return Plan(
         server,

@@ -214,6 +214,22 @@ def fork_workers(worker: Worker) -> NoReturn:
     os._exit(Exit.OK)
 
 
+def prepare_workspaces(plan: ServerPlan) -> None:
+    """Make the workspaces that the access policy declares; without any, refuse a database in which others hold data.
+
+    Raises:
+        SchemaError: if they do.
+    """
+    from gatehouse.database import workspaces
+
+    if not plan.workspaces:
+        workspaces.refuse_if_held(plan.settings.backend_store_uri)
+        return
+    for name in workspaces.make(plan.settings.backend_store_uri, plan.policy.policy.workspaces):
+        say(f"made the workspace {name}, which the access policy declares")
+    workspaces.register()
+
+
 def serve(plan: ServerPlan, descriptors: Descriptors) -> None:
     """Check the database, load MLflow, open its stores, and serve.
 
@@ -223,10 +239,11 @@ def serve(plan: ServerPlan, descriptors: Descriptors) -> None:
     settings = plan.settings
     clock = Clock()
     google_credentials(settings, plan.run_directory)
-    mlflow_app.configure(settings)
+    mlflow_app.configure(settings, plan.workspaces)
     jobs.configure(plan)
     limit_s = settings.startup_timeout * DATABASE_SHARE
     schema.ensure(settings.backend_store_uri, limit_s, say, connections_needed(settings.workers))
+    prepare_workspaces(plan)
     if settings.read_replica:
         schema.ensure_replica(settings.read_replica, REPLICA, limit_s, say)
     clock.lap("schema")

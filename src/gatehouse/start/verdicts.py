@@ -336,7 +336,7 @@ MLFLOW: Mapping[str, Row] = {
         "MLflow's assistant runs commands on the server, so it is closed",
     ),
     # --- workspaces
-    **_works("MLFLOW_ENABLE_WORKSPACES", "MLflow's own, without rules of Gatehouse's for each"),
+    **_works("MLFLOW_ENABLE_WORKSPACES", "the access policy's `workspaces:` switches them on by itself"),
     **_works("MLFLOW_WORKSPACE_ARTIFACT_ROOT_CACHE_CAPACITY MLFLOW_WORKSPACE_ARTIFACT_ROOT_CACHE_TTL_SECONDS"),
     **_refused("MLFLOW_WORKSPACE_STORE_URI", "workspaces live in BACKEND_STORE_URI"),
     # --- jobs, and what runs in them

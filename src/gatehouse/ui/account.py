@@ -14,7 +14,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from gatehouse.pipeline.authentication import WHOAMI_PATH
-from gatehouse.policy.roles import Role
+from gatehouse.policy.roles import DEFAULT_WORKSPACE, Role
 from gatehouse.request.responses import error_response, json_response, page, response, send_all, wants_page
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 #: The script that MLflow's page loads first: see :mod:`gatehouse.ui.page`.
 SCRIPT_PATH = "/gatehouse/session.js"
-#: MLflow's name for the one workspace of a server without workspaces.
-_WORKSPACE = "default"
-
 #: Role → the permission that MLflow's UI knows (mlflow/server/auth/permissions.py).
 _PERMISSIONS: Mapping[Role, str] = {Role.VIEWER: "READ", Role.EDITOR: "MANAGE", Role.ADMIN: "MANAGE"}
 _RESOURCES = ("experiment", "registered_model", "prompt", "scorer")
@@ -74,14 +71,16 @@ class AccountLayer:
                 await self._app(context, send)
             return
         policy = await self._policy.current()
-        context.role = policy.role_of(context.who)
+        context.role = policy.role_in(context.who, context.workspace or DEFAULT_WORKSPACE)
         context.kind = policy.kind_of(context.who)
         start, body = answer(context, context.who, policy)
         await send(start)
         await send({**body, "body": b""} if context.method == "HEAD" else body)
 
     def _whoami(self, context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:
-        role = policy.role_of(identity)
+        role = policy.role_in(identity, context.workspace or DEFAULT_WORKSPACE)
+        # Where workspaces are off there is nothing to tell them apart.
+        own = policy.roles_of(identity) if context.workspace else {}
         ends = context.session_ends
         moment = datetime.datetime.fromtimestamp(ends, datetime.timezone.utc) if ends else None
         expires = moment.isoformat(timespec="seconds") if moment else None
@@ -91,6 +90,12 @@ class AccountLayer:
                 ("Signed in as", identity.email),
                 ("Kind", kind),
                 ("Role", str(role)),
+                *([("Workspace", context.workspace)] if context.workspace else []),
+                *(
+                    [("Your workspaces", ", ".join(f"{name} ({role})" for name, role in own.items()) or "none")]
+                    if context.workspace
+                    else []
+                ),
                 ("Groups", ", ".join(identity.groups) or "none"),
                 ("Session ends", expires or "with the token"),
             ]
@@ -105,6 +110,11 @@ class AccountLayer:
                 "kind": kind,
                 "groups": list(identity.groups),
                 "role": str(role),
+                **(
+                    {"workspace": context.workspace, "workspaces": {name: str(role) for name, role in own.items()}}
+                    if context.workspace
+                    else {}
+                ),
                 "expires": expires,
                 "contact": policy.contact,
                 # Seconds since anybody could look at the policy's file, where that is long ago.
@@ -129,15 +139,18 @@ def _current_user(context: Context, identity: Identity, policy: Policy) -> tuple
     return json_response(200, {"user": _user(identity), "is_basic_auth": True})
 
 
-def _rows(policy: Policy, identity: Identity) -> list[dict[str, Any]]:
-    role = policy.role_of(identity)
-    if role not in _PERMISSIONS:
-        return []
+def _roles_of(context: Context, identity: Identity, policy: Policy) -> dict[str, Role]:
+    """Return the workspaces in which somebody has a role, with it; MLflow's UI knows one where they are off."""
+    roles = policy.roles_of(identity)
+    return roles if context.workspace else {name: role for name, role in roles.items() if name == DEFAULT_WORKSPACE}
+
+
+def _rows(workspace: str, role: Role) -> list[dict[str, Any]]:
     return [
         {
             "role_id": int(role),
             "role_name": str(role),
-            "workspace": _WORKSPACE,
+            "workspace": workspace,
             "resource_type": resource,
             "resource_pattern": "*",
             "permission": _PERMISSIONS[role],
@@ -146,21 +159,25 @@ def _rows(policy: Policy, identity: Identity) -> list[dict[str, Any]]:
     ]
 
 
-def _permissions(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
+def _permissions(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:
     is_admin = policy.role_of(identity) is Role.ADMIN
-    return json_response(200, {"is_admin": is_admin, "permissions": _rows(policy, identity)})
+    roles = _roles_of(context, identity, policy)
+    rows = [row for workspace, role in roles.items() for row in _rows(workspace, role)]
+    return json_response(200, {"is_admin": is_admin, "permissions": rows})
 
 
-def _roles(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001
-    role = policy.role_of(identity)
-    entry = {
-        "id": int(role),
-        "name": str(role),
-        "workspace": _WORKSPACE,
-        "description": "from Gatehouse's access policy",
-        "permissions": [{**row, "id": number} for number, row in enumerate(_rows(policy, identity), 1)],
-    }
-    return json_response(200, {"roles": [entry] if role is not Role.NONE else []})
+def _roles(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:
+    entries = [
+        {
+            "id": int(role),
+            "name": str(role),
+            "workspace": workspace,
+            "description": "from Gatehouse's access policy",
+            "permissions": [{**row, "id": number} for number, row in enumerate(_rows(workspace, role), 1)],
+        }
+        for workspace, role in _roles_of(context, identity, policy).items()
+    ]
+    return json_response(200, {"roles": entries})
 
 
 def _users(context: Context, identity: Identity, policy: Policy) -> tuple[Message, Message]:  # noqa: ARG001

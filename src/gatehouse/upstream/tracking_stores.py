@@ -69,6 +69,21 @@ def random_run_name() -> str:
     return str(_generate_random_name())
 
 
+def store_of_all_workspaces(uri: str) -> Any:
+    """Return a tracking store that sees what every workspace has, for a command that cleans up behind all of them.
+
+    MLflow's own without workspaces sees the same, but refuses to open a database in which another than ``default``
+    holds something (``_initialize_store_state``).
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    class Store(SqlAlchemyStore):  # type: ignore[misc]  # MLflow has no types
+        def _initialize_store_state(self) -> None:
+            pass
+
+    return Store(uri, "mlflow-artifacts:/")
+
+
 def deleted_runs(store: Any, older_than_ms: int) -> list[str]:
     """Return the ids of runs that were deleted at least so many milliseconds ago."""
     found: list[str] = store._get_deleted_runs(older_than=older_than_ms)

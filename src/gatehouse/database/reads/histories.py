@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gatehouse.database.reads.query import Query, visible
+from gatehouse.database.reads.query import Query, visible_runs
 from gatehouse.database.reads.runs import metric
 from gatehouse.database.reads.text import Field, listing, page, plain_string
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Whose history it is must be seen by the caller; a run that isn't there has an empty one.
-_SEEN = (
-    ""
-    if visible("experiment_id") == "TRUE"
-    else (" AND EXISTS (SELECT FROM runs r WHERE r.run_uuid = m.run_uuid AND " + visible("r.experiment_id") + ")")
-)
 _HISTORY = f"""
-SELECT {metric(2)} FROM metrics m WHERE m.run_uuid = $1 AND m.key = $2{_SEEN}
+SELECT {metric(2)} FROM metrics m WHERE m.run_uuid = $1 AND m.key = $2 AND {visible_runs("ARRAY[$1]")}
 ORDER BY m.timestamp, m.step, m.value LIMIT $3 OFFSET $4
 """
 #: The rows in their order are dealt into as many buckets as points are wanted, as SQL's ntile does: the first of each
@@ -35,7 +29,8 @@ LATERAL (
     SELECT wanted.run, m.key, m.value, m.is_nan, m.timestamp, m.step,
            row_number() OVER (ORDER BY m.step, m.timestamp, m.value, m.is_nan) - 1 AS place, count(*) OVER () AS rows
     FROM metrics m
-    WHERE m.run_uuid = wanted.run AND m.key = $2 AND ($4::bigint IS NULL OR m.step BETWEEN $4 AND $5){_SEEN}
+    WHERE m.run_uuid = wanted.run AND m.key = $2 AND ($4::bigint IS NULL OR m.step BETWEEN $4 AND $5)
+          AND {visible_runs("$1")}
 ) m
 WHERE m.rows <= $3 OR m.place = m.rows - 1 OR (
     CASE WHEN m.place < (m.rows % $3) * (m.rows / $3 + 1)
@@ -53,9 +48,8 @@ def history(run: str, key: str, limit: int | None, offset: int) -> Query:
     def finish(rows: list[tuple[str | None, ...]]) -> list[bytes]:
         return listing("metrics", rows, None) if limit is None else page("metrics", rows, limit, offset)
 
-    return Query(
-        _HISTORY, "varchar, varchar, bigint, bigint", [run, key, None if limit is None else limit + 1, offset], finish
-    )
+    values = [run, key, None if limit is None else limit + 1, offset]
+    return Query(_HISTORY, "varchar, varchar, bigint, bigint", values, finish, bool)
 
 
 def sampled(runs: Sequence[str], key: str, points: int, steps: tuple[int, int] | None) -> Query:
@@ -65,4 +59,5 @@ def sampled(runs: Sequence[str], key: str, points: int, steps: tuple[int, int] |
         return listing("metrics", rows, None)
 
     first, last = steps or (None, None)
-    return Query(_SAMPLED, "varchar[], varchar, bigint, bigint, bigint", [list(runs), key, points, first, last], finish)
+    values = [list(runs), key, points, first, last]
+    return Query(_SAMPLED, "varchar[], varchar, bigint, bigint, bigint", values, finish, bool)
