@@ -54,10 +54,37 @@ def test_a_viewers_body_is_bounded_and_the_connection_goes_on(carol: Client, bod
 
 
 @pytest.mark.parametrize(
-    "body", [b"{}", b"7", b'{"query": "{ test( "}', b'{"query": "{' + b"a " * 2000 + b'}"}', b'{"query": 1}']
+    "body",
+    [
+        b"{}",
+        b"7",
+        b'{"query": "{ test( "}',
+        b'{"query": "{' + b"a " * 2000 + b'}"}',
+        b'{"query": 1}',
+        b'{"query": "{ __typename }", "variables": "x"}',
+        b'{"query": "{ __typename }", "variables": [1]}',
+        b'{"query": "{ __typename }", "operationName": {"a": 1}}',
+        b'[{"query": "{ __typename }"}]',
+    ],
 )
 def test_a_graphql_query_that_cant_be_read_is_refused(carol: Client, body: bytes) -> None:
     refused(carol.call("POST", "/graphql", data=body, headers=JSON), 400)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"query": "{ __typename }", "variables": None, "operationName": None},
+        {"query": "{ __typename } # \ud800", "variables": {"a": "\ud800"}},
+        {"query": "query ($a: [[Int]]) { __typename }", "variables": {"a": [["x"]], "b": {}}},
+        {"query": "query a { __typename } query b { __typename }", "operationName": "c"},
+        {"query": "{ __typename ...a } fragment a on Query { ...a }"},
+        {"query": "{ a: __typename @skip(if: 1) @nothing(b: $c) }"},
+    ],
+)
+def test_an_odd_graphql_request_is_no_failure_of_the_server(carol: Client, document: dict[str, Any]) -> None:
+    answer = carol.call("POST", "/graphql", json=document)
+    assert answer.status_code in {200, 400}, answer.text
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,23 @@ class Unreadable(ValueError):
     """Nobody can tell what the document would do; the text says why."""
 
 
-async def judge(query: object) -> tuple[Access, tuple[str, ...]]:
-    """Return the class of a GraphQL document and the root fields that it names.
+async def judge(request: object) -> tuple[Access, tuple[str, ...]]:
+    """Return the class of a GraphQL request and the root fields that it names.
+
+    Args:
+        request: its JSON (graphql.org, Serving over HTTP).
 
     Raises:
         Unreadable: if it is none, or too large to be read.
     """
-    if not isinstance(query, str):
+    query = request.get("query") if isinstance(request, dict) else None
+    if not isinstance(request, dict) or not isinstance(query, str):
         raise Unreadable("The request's body has no GraphQL query.")
+    # MLflow hands on what it finds, and fails with it.
+    if not isinstance(request.get("variables"), dict | None):
+        raise Unreadable("The variables of a GraphQL request are a JSON object.")
+    if not isinstance(request.get("operationName"), str | None):
+        raise Unreadable("The operationName of a GraphQL request is a text.")
     if len(query) > MAX_QUERY:
         raise Unreadable(f"The GraphQL query is longer than {MAX_QUERY} characters.")
     if len(query) <= _AT_ONCE:

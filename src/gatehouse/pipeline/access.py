@@ -140,9 +140,8 @@ async def _graphql_route(body: bytes) -> Route:
         document: Any = json.loads(body)
     except (ValueError, RecursionError):
         document = None
-    query = document.get("query") if isinstance(document, dict) else None
     try:
-        access, fields = await judge(query)
+        access, fields = await judge(document)
     except Unreadable as error:
         raise BadBody(str(error)) from None
     return Route(f"{GRAPHQL} {' '.join(fields)}"[:200].rstrip(), access, {})
