@@ -36,11 +36,18 @@ class Served:
         await self.go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    def ask(self, who: str, body: asyncio.Event | None = None) -> None:
+    def ask(self, who: str, body: asyncio.Event | None = None, gone: asyncio.Event | None = None) -> None:
+        given = False
+
         async def receive() -> dict[str, Any]:
+            nonlocal given
+            if given:
+                await (gone or asyncio.Event()).wait()
+                return {"type": "http.disconnect"}
             if body is not None:
                 await body.wait()
-            return {"type": "http.request", "body": b"{}"}
+            given = True
+            return {"type": "http.request", "body": b"{}" if body else b""}
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -100,6 +107,32 @@ def test_a_body_that_trickles_takes_no_share() -> None:
         slow.set()
         await served.finish()
         assert served.answers == [200] * 5 * SHARE
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("with_body", [False, True])
+def test_nobody_is_served_who_has_gone_meanwhile(with_body: bool) -> None:
+    async def run() -> None:
+        bodies = Bodies(Budget(10**6))
+
+        async def read(context: Context) -> None:
+            if with_body:
+                await bodies.read(context, SMALL)
+
+        served = Served(read)
+        here, gone = (asyncio.Event() if with_body else None), asyncio.Event()
+        if here:
+            here.set()
+        for _ in range(SHARE):
+            served.ask("carol@example.com", here)
+        for number in range(10):
+            served.ask("carol@example.com", here, gone if number % 2 else None)
+        await served.settle()
+        gone.set()
+        await served.finish()
+        assert len(served.inside) == SHARE + 5
+        assert served.answers == [200] * (SHARE + 5)
 
     asyncio.run(run())
 

@@ -11,11 +11,12 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING
 
+from gatehouse.bodies.reader import Disconnected
 from gatehouse.request.context import Crowded
 from gatehouse.request.responses import error_response, send_all
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Send
+    from starlette.types import Message, Receive, Send
 
     from gatehouse.request.context import Context, Handler
 
@@ -40,15 +41,15 @@ class Shares:
         self._running: Counter[str] = Counter()
         self._waiting: defaultdict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
 
-    async def enter(self, who: str) -> None:
-        """Wait until the identity has fewer than its share, and count one more.
+    async def enter(self, who: str) -> bool:
+        """Wait until the identity has fewer than its share, and count one more; return whether it had to wait.
 
         Raises:
             Crowded: if too many wait already.
         """
         if self._running[who] < self._share:
             self._running[who] += 1
-            return
+            return False
         waiting = self._waiting[who]
         if len(waiting) >= self._queue:
             raise Crowded
@@ -60,6 +61,7 @@ class Shares:
             if turn.done() and not turn.cancelled():
                 self.leave(who)
             raise
+        return True
 
     def leave(self, who: str) -> None:
         """Count one less; the one that has waited the longest goes on."""
@@ -95,9 +97,11 @@ class ShareLayer:
         async def enter() -> None:
             nonlocal entered
             if not entered and not left:
-                await self._shares.enter(who)
+                waited = await self._shares.enter(who)
                 entered = True
                 context.exits.callback(leave_once)
+                if waited and await _has_gone(context.receive):
+                    raise Disconnected
 
         def leave_once() -> None:
             nonlocal left
@@ -112,9 +116,37 @@ class ShareLayer:
         context.enter, context.leave = enter, leave_once
         try:
             if not (context.header(b"content-length") or context.header(b"transfer-encoding")):
+                first = await context.receive()
                 await enter()
+                context.receive = _again(first, context.receive)
             await self._app(context, watch)
+        except Disconnected:
+            return
         except Crowded:
             context.refusal = "too many requests of this identity wait"
             text = "Too many of your requests wait for their turn on this server. Try again later."
             await send_all(send, error_response(429, "RESOURCE_EXHAUSTED", text, [(b"retry-after", b"5")]))
+
+
+async def _has_gone(receive: Receive) -> bool:
+    """Tell whether the client has gone; its request has been read whole, so the server has nothing else to say."""
+    asked = asyncio.ensure_future(receive())
+    await asyncio.sleep(0)
+    if not asked.done():
+        asked.cancel()
+        return False
+    return bool(asked.result()["type"] == "http.disconnect")
+
+
+def _again(first: Message, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives the first message once more."""
+    given = False
+
+    async def received() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return first
+
+    return received

@@ -46,6 +46,9 @@ DATABASE_SHARE = 0.75
 #: Python's are 700, 10, 10 (gc.set_threshold): how many new objects are looked through at once, and how often older
 #: ones.
 COLLECTOR_THRESHOLDS = (20_000, 25, 25)
+#: Seconds for which a thread may keep the interpreter from the others; Python's are 0.005. The event loop gives it away
+#: at each call of the system, some ten for a request, and waits so long for it if a handler computes meanwhile.
+SWITCH_S = 0.0005
 #: Seconds from readiness to the look at the artifact store's rights: loading its library would slow down the first
 #: requests.
 CHECK_AFTER_S = 10
@@ -187,6 +190,7 @@ def settle() -> None:
     A request for 1,000 runs makes some 100,000 objects and hardly a cycle: with Python's thresholds, looking for
     cycles among them took two fifths of its time (`make bench`).
     """
+    sys.setswitchinterval(SWITCH_S)
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
     gc.enable()
