@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from gatehouse.audit.entry import entry
+from gatehouse.pipeline.authentication import WHOAMI_PATH
 from gatehouse.pipeline.failures import FailureLayer
 from gatehouse.pipeline.redirects import NoRedirectLayer
 from gatehouse.pipeline.security import SecurityLayer
@@ -22,6 +24,7 @@ from gatehouse.policy.roles import Role
 from gatehouse.policy.source import PolicySource
 from gatehouse.request.context import Context
 from gatehouse.request.responses import json_response, send_all
+from gatehouse.ui.account import AccountLayer
 
 
 def ask(layer: Any, method: str = "GET", path: str = "/api/x", *headers: tuple[bytes, bytes]) -> tuple[int, Any]:
@@ -107,6 +110,43 @@ POLICY = "default: {}\nroles: {{}}\n"
 SOMEBODY = Identity("a@example.com", "a")
 
 
+def whoami(source: PolicySource) -> Any:
+    """Return what somebody hears who asks who they are."""
+    events: list[Any] = []
+
+    async def send(message: Any) -> None:
+        events.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": WHOAMI_PATH, "query_string": b"", "headers": []}
+    asyncio.run(AccountLayer(echo, source)(Context(scope, receive=None, identity=SOMEBODY), send))  # type: ignore[arg-type]
+    return json.loads(events[1]["body"])
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("x-cloud-trace-context", "105445aa7843bc8bf206b12000100000/1;o=1"),
+        ("traceparent", "00-105445aa7843bc8bf206b12000100000-0000000000000001-01"),
+    ],
+)
+def test_the_audit_lines_trace_is_a_link_where_the_project_is_known(header: str, value: str) -> None:
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "query_string": b"",
+        "headers": [(header.encode(), value.encode())],
+    }
+    context = Context(scope, receive=None)  # type: ignore[arg-type]
+    traces = [
+        entry(context, scope, 200, 0.1, project)["logging.googleapis.com/trace"] for project in ("acme-prod", None)
+    ]
+    assert traces == [
+        "projects/acme-prod/traces/105445aa7843bc8bf206b12000100000",
+        "105445aa7843bc8bf206b12000100000",
+    ]
+
+
 def test_a_policy_that_cant_be_read_any_more_holds_up_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +165,8 @@ def test_a_policy_that_cant_be_read_any_more_holds_up_nobody(
 
     asyncio.run(many())
     assert capsys.readouterr().err.count("hasn't ended") == 1
+    # Whoever asks is told how old the policy is that holds.
+    assert isinstance(whoami(source)["policy_age"], int)
     # Its server is back.
     with file.open("w") as pipe:
         pipe.write(POLICY.format("editor"))
@@ -132,11 +174,14 @@ def test_a_policy_that_cant_be_read_any_more_holds_up_nobody(
     async def changed() -> bool:
         return (await source.current()).role_of(SOMEBODY) is Role.EDITOR
 
+    monkeypatch.setattr(PolicySource, "OVERDUE", 30.0)
+
     deadline = time.monotonic() + 20
     while not asyncio.run(changed()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert "can be read again" in capsys.readouterr().err
+    assert "policy_age" not in whoami(source)
 
 
 def test_who_comes_after_a_long_silence_is_judged_by_what_the_file_says_now(
