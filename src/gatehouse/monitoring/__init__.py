@@ -5,5 +5,5 @@ Each process notes what it does, and one process of its own shows the sums to wh
 Workers and the supervisor send what changed, once a second, by datagrams on a private socket
 (:mod:`~gatehouse.monitoring.notes`); :mod:`~gatehouse.monitoring.server` adds them up. Promises: the figures are right
 with any number of workers, a scraper never holds up a request, and without ``METRICS`` nothing of this is there. May
-import `dispatch`, `request` and what lies below.
+import `request` and what lies below it.
 """
