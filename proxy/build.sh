@@ -10,7 +10,7 @@
 set -euo pipefail
 
 # One more with each change to what is changed.
-readonly CHANGES=3
+readonly CHANGES=4
 out=$(realpath -m "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 module=github.com/oauth2-proxy/oauth2-proxy/v7
@@ -62,6 +62,10 @@ change oauthproxy.go 'p.errorJSON(rw, http.StatusUnauthorized)' 'p.refuseStrange
 change oauthproxy.go \
   $'\thttp.Redirect(rw, req, redirect, http.StatusFound)\n}\n\nfunc (p *OAuthProxy) backendLogout(' \
   $'\thttp.Redirect(rw, req, p.afterSignOut(req, redirect), http.StatusFound)\n}\n\nfunc (p *OAuthProxy) backendLogout('
+change oauthproxy.go 'if p.Validator(session.Email) && authorized {' \
+  'if p.Validator(session.Email) && isTheCompanys(session) && authorized {'
+change oauthproxy.go 'invalidEmail := session.Email != "" && !p.Validator(session.Email)' \
+  'invalidEmail := session.Email != "" && (!p.Validator(session.Email) || !isTheCompanys(session))'
 for step in redeeming\ code creating\ session; do
   change oauthproxy.go \
     "Error $step during OAuth2 callback: %v\", err)"$'\n\t\tp.ErrorPage(rw, req, callbackErrorStatus(err), err.Error())' \

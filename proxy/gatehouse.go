@@ -23,6 +23,7 @@ import (
 	"time"
 
 	middlewareapi "github.com/oauth2-proxy/oauth2-proxy/v7/pkg/apis/middleware"
+	sessionsapi "github.com/oauth2-proxy/oauth2-proxy/v7/pkg/apis/sessions"
 	"github.com/oauth2-proxy/oauth2-proxy/v7/pkg/logger"
 	internaloidc "github.com/oauth2-proxy/oauth2-proxy/v7/pkg/providers/oidc"
 	"github.com/oauth2-proxy/oauth2-proxy/v7/pkg/requests"
@@ -51,13 +52,17 @@ var (
 	issuer     = os.Getenv("GATEHOUSE_ISSUER")
 	endSession atomic.Pointer[string]
 
+	// The mail domains of a company whose accounts are Google's, separated by spaces.
+	googleDomains = strings.Fields(os.Getenv("GATEHOUSE_GOOGLE_DOMAINS"))
+
 	isToken = regexp.MustCompile(`^[a-zA-Z0-9_-]+\.[a-zA-Z0-9_-]+\.[a-zA-Z0-9_-]*$`)
 )
 
 // claims is what is read of a token that nobody has verified: to choose who does, and to word a refusal.
 type claims struct {
-	Issuer   string `json:"iss"`
-	Audience any    `json:"aud"`
+	Issuer       string `json:"iss"`
+	Audience     any    `json:"aud"`
+	HostedDomain string `json:"hd"`
 }
 
 // credential returns what an Authorization header brings: a bearer token, or a password.
@@ -151,6 +156,25 @@ func (p *OAuthProxy) handOn(rw http.ResponseWriter, req *http.Request) bool {
 	return true
 }
 
+// isTheCompanys returns whether an account with an address of the company's is the company's. Anybody can make a Google
+// account with an address that isn't Google's, and keeps it after leaving: the claim hd tells the company's own from it
+// (developers.google.com/identity/openid-connect/openid-connect, "An ID token's payload"). It stands in the token, which
+// oauth2-proxy has verified; service accounts have none, and nobody else can have their addresses.
+func isTheCompanys(session *sessionsapi.SessionState) bool {
+	_, domain, _ := strings.Cut(strings.ToLower(session.Email), "@")
+	isCompanys := func(name string) bool {
+		return slices.ContainsFunc(googleDomains, func(ours string) bool {
+			return name == ours || strings.HasSuffix(name, "."+ours)
+		})
+	}
+	if !isCompanys(domain) || strings.HasSuffix(domain, "gserviceaccount.com") || session.IDToken == "" {
+		return true
+	}
+	found, ok := read(session.IDToken)
+	hosted := strings.ToLower(found.HostedDomain)
+	return ok && hosted != "" && (hosted == domain || isCompanys(hosted))
+}
+
 // unauthenticated answers 401 in MLflow's shape.
 func unauthenticated(rw http.ResponseWriter, message string) {
 	rw.Header().Set("WWW-Authenticate", `Bearer realm="gatehouse", error="invalid_token"`)
@@ -233,6 +257,10 @@ func (p *OAuthProxy) deny(rw http.ResponseWriter, req *http.Request) bool {
 	text := "This account isn't allowed here: the token is valid, but its e-mail address isn't on the list. Ask whoever " +
 		"runs this MLflow, or use another account."
 	session := middlewareapi.GetRequestScope(req).Session
+	if session != nil && !isTheCompanys(session) {
+		text = "This Google account has an address of the company's, and isn't the company's: it has no hosted domain (hd). " +
+			"Use the account that the company gave you."
+	}
 	if session != nil && !strings.Contains(session.Email, "@") {
 		text = "The token has no e-mail address in it, and isn't that of a machine that this MLflow knows. For a service " +
 			"account of Google's, ask for one with the address: gcloud auth print-identity-token --include-email, or " +

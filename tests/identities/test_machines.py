@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from typing import Any
 
 import jwt
@@ -133,3 +135,16 @@ def test_keys_rotate_without_a_restart(gate: Gate, cluster: Issuer) -> None:
         assert ask(gate, token, WHOAMI).status_code == 200
     finally:
         cluster.key, cluster.kid, cluster.published = old, old_kid, None
+
+
+def test_the_doctor_looks_at_each_issuer(gate: Gate, cluster: Issuer, apps: Issuer) -> None:
+    apps.broken = True
+    try:
+        command = [sys.executable, "-m", "gatehouse", "doctor"]
+        done = subprocess.run(command, env=gate.environment, capture_output=True, text=True, timeout=120, check=False)
+    finally:
+        apps.broken = False
+    said = done.stdout + done.stderr
+    assert f"the machines' issuer kubernetes: {cluster.url} publishes 1 keys" in said
+    assert f"the machines' issuer apps: {apps.url}/.well-known/openid-configuration answers 503" in said
+    assert done.returncode == 69, said

@@ -52,6 +52,8 @@ def entry(
     )
     severity = {"refused": "WARNING", "failed": "ERROR", "unknown": "ERROR"}.get(result, "NOTICE")
     who = identity.email if identity else "somebody unverified"
+    if identity and identity.key is not None:
+        who = f"key {identity.key} of {who}"
     what = " ".join(f"{name}={text}" for name, text in context.objects.items())
     headers = dict(scope["headers"])
     request: dict[str, Any] = {
@@ -77,6 +79,8 @@ def entry(
     }
     if context.workspace is not None:
         audit["workspace"] = context.workspace
+    if identity and identity.key is not None:
+        audit["key"] = identity.key
     if context.refusal is not None:
         audit["reason"] = context.refusal[:MAX_TEXT]
     if context.claimed is not None:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "gatehouse.commands.workspaces",
         "show the workspaces, or make those that the access policy declares",
     ),
+    "keys": ("gatehouse.commands.keys", "make, list and revoke keys for programs that can't renew a token"),
     "gc": ("gatehouse.commands.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),
     "status": (

@@ -155,6 +155,24 @@ def look_at_issuer() -> Iterator[Finding]:
     yield Finding("identity provider", True, f"{issuer} answers")
 
 
+def look_at_machines() -> Iterator[Finding]:
+    """Fetch the keys of each issuer of machines' tokens, as the verification will."""
+    from gatehouse.identities import issuers, keyset
+
+    try:
+        named = issuers.parse(os.environ.get("MACHINE_ISSUERS", ""))
+    except issuers.BadIssuer:
+        return  # reported with the settings
+    for issuer in named:
+        try:
+            found = keyset.fetch(issuer)
+        except keyset.NoKeys as error:
+            text = f"{error}\n    fix: check its address, or keys=, ca= and token= in MACHINE_ISSUERS"
+            yield Finding(f"the machines' issuer {issuer.name}", False, text, Exit.UNAVAILABLE)
+        else:
+            yield Finding(f"the machines' issuer {issuer.name}", True, f"{issuer.url} publishes {len(found)} keys")
+
+
 def examine(template: Path, database_limit_s: float, is_running: bool = False) -> list[Finding]:
     """Look at every part; one that fails doesn't hide another.
 
@@ -169,6 +187,7 @@ def examine(template: Path, database_limit_s: float, is_running: bool = False) -
         lambda: look_at_database(database_limit_s),
         look_at_artifacts,
         look_at_issuer,
+        look_at_machines,
     ]
     return [finding for part in parts for finding in part()]
 

@@ -106,7 +106,7 @@ class AuthenticationLayer:
         cookie_names: Iterable[str] = ("_oauth2_proxy",),
         trusted_hops: int = 0,
         session_lifetime: float | None = None,
-        verify: Callable[[str], Awaitable[Identity]] | None = None,
+        verify: Callable[[str, str | None], Awaitable[Identity]] | None = None,
     ) -> None:
         if len(proof) < 16:
             raise ValueError("the proxy's proof must have at least 16 bytes")
@@ -150,19 +150,19 @@ class AuthenticationLayer:
                     passed.append((name, value))
             elif b"_" not in name and name not in STRIPPED and not name.startswith(STRIPPED_PREFIXES):
                 passed.append((name, value))
+        context.client_address = address = self._address(stated.get(b"x-forwarded-for", b""))
         credential = self._credential(stated) if self._verify_credential else ""
         if credential and self._verify_credential:
             if not stated.keys().isdisjoint(STATEMENTS):
                 raise IdentityError("The proxy states an identity without its proof.")
-            identity = await self._verify_credential(credential)
+            identity = await self._verify_credential(credential, address)
         else:
             identity = self._identity(stated)
-        address = self._address(stated.get(b"x-forwarded-for", b""))
         if address:
             # MLflow's assistant takes a request without forwarding headers for one from this machine.
             passed.append((b"x-forwarded-for", address.encode()))
         context.scope = {**context.scope, "headers": passed, "client": (address, 0) if address else None}
-        context.identity, context.client_address, context.session_ends = identity, address, session_ends
+        context.identity, context.session_ends = identity, session_ends
 
     def _credential(self, stated: dict[bytes, bytes]) -> str:
         """Return what a request without the proof brings itself: a bearer token or a password; else nothing."""

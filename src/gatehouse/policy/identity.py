@@ -38,6 +38,10 @@ class Identity:
     groups: tuple[str, ...] = ()
     username: str | None = None
     issuer: str | None = None
+    #: The name of the key that came instead of its owner, and the most that it may, as a number of
+    #: :class:`gatehouse.policy.roles.Role`.
+    key: str | None = None
+    key_role: int | None = None
 
     @property
     def domain(self) -> str:

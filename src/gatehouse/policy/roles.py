@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,11 @@ class Reason:
     line: int | None = None
 
 
+def capped(role: Role, identity: Identity) -> Role:
+    """Return a role, or a lower one where a key came that may less than its owner."""
+    return role if identity.key_role is None else min(role, Role(identity.key_role))
+
+
 @dataclass(frozen=True)
 class Rules:
     """Who has which role in one place: the server with its workspace ``default``, or another workspace.
@@ -86,7 +91,10 @@ class Rules:
     lines: Mapping[tuple[str, str], int] = field(default_factory=dict, compare=False)
 
     def role_for(self, identity: Identity, is_service_account: bool) -> Role:
-        """Return the role of a verified identity, by these rules alone."""
+        """Return the role of a verified identity, by these rules alone; of a key, at most the key's."""
+        return capped(self._by_rules(identity, is_service_account), identity)
+
+    def _by_rules(self, identity: Identity, is_service_account: bool) -> Role:
         if identity.issuer is not None:
             return self._role_of_machine(identity.issuer, identity)
         named = self.accounts.get(identity.email)
@@ -160,14 +168,20 @@ class Policy(Rules):
 
     def role_in(self, identity: Identity, workspace: str) -> Role:
         """Return the role of a verified identity in a workspace, whether or not there is one of that name."""
-        servers = self.role_of(identity)
+        is_service_account = self.is_service_account(identity)
+        servers = self._by_rules(identity, is_service_account)
         if workspace == DEFAULT_WORKSPACE or servers is Role.ADMIN:
-            return servers
+            return capped(servers, identity)
         rules = self.workspaces.get(workspace)
-        return rules.role_for(identity, self.is_service_account(identity)) if rules else Role.NONE
+        return rules.role_for(identity, is_service_account) if rules else Role.NONE
 
     def reason_in(self, identity: Identity, workspace: str) -> Reason:
-        """Return the role in a workspace with the rule that decided it."""
+        """Return the role in a workspace with the rule that decided it; of a key, at most the key's."""
+        owner = replace(identity, key=None, key_role=None)
+        found = self._reason_in(owner, workspace)
+        return replace(found, role=capped(found.role, identity))
+
+    def _reason_in(self, identity: Identity, workspace: str) -> Reason:
         is_service_account = self.is_service_account(identity)
         servers = self.reason_for(identity, is_service_account)
         if workspace == DEFAULT_WORKSPACE or servers.role is Role.ADMIN:

@@ -15,12 +15,16 @@ from gatehouse.audit.layer import AuditLayer, IntentLayer
 from gatehouse.bodies.budget import Budget, capacity
 from gatehouse.bodies.layer import BodyLayer
 from gatehouse.bodies.reader import Bodies
+from gatehouse.database import keys as keys_table
 from gatehouse.database import shortway, walls, workspaces
 from gatehouse.database.layer import ShortWayLayer
 from gatehouse.dispatch import limits
 from gatehouse.dispatch.dispatcher import Dispatcher
 from gatehouse.dispatch.old_paths import OldPathsLayer
 from gatehouse.dispatch.share import ShareLayer
+from gatehouse.identities.credentials import Credentials
+from gatehouse.identities.keys import Keys
+from gatehouse.identities.keys_layer import KeysLayer
 from gatehouse.identities.tokens import Machines
 from gatehouse.monitoring.layer import MonitoringLayer
 from gatehouse.operations.router import Router
@@ -58,6 +62,9 @@ if TYPE_CHECKING:
     from gatehouse.start.figures import Figures
     from gatehouse.start.plan import ServerPlan
 
+#: Connections of each worker for looking up keys.
+KEY_CONNECTIONS = 1
+
 
 def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> ASGIApp:
     """Return the whole application; ``mlflow_app.configure`` must have run.
@@ -68,6 +75,8 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
     settings = plan.settings
     policy = PolicySource(plan.policy)
     machines = Machines(settings.machine_issuers) if settings.machine_issuers else None
+    table = keys_table.KeyTable(settings.backend_store_uri, KEY_CONNECTIONS) if settings.api_keys else None
+    keys = Keys(table) if table else None
     mlflow = upstream_application.load()
     flask = upstream_application.load_flask()
     tell_flask(flask)
@@ -101,7 +110,7 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
             cookie_names=plan.cookies,
             trusted_hops=plan.trusted_hops,
             session_lifetime=plan.session_lifetime,
-            verify=machines.verify if machines else None,
+            verify=Credentials(machines, keys).verify if machines or keys else None,
         ),
         BoundsLayer,
         # One identity's requests aren't all at once in what follows.
@@ -116,6 +125,22 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
         OldPathsLayer,
         *([WorkspaceLayer] if plan.workspaces else []),
         partial(StatusLayer, policy=policy, gather=gatherer, rows=status.rows),
+        *(
+            [
+                partial(
+                    KeysLayer,
+                    store=table,
+                    known=keys,
+                    policy=policy,
+                    bodies=bodies,
+                    log=log,
+                    new=keys_table.Key,
+                    problem=keys_table.KeyProblem,
+                )
+            ]
+            if table and keys
+            else []
+        ),
         partial(AccountLayer, policy=policy),
         partial(
             AccessLayer,

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import tomllib
 
 from gatehouse.exit_codes import Exit
-from gatehouse.identities import issuers
+from gatehouse.identities import issuers, keys
 from gatehouse.monitoring.notes import PROXY_SOCKET_NAME
 from gatehouse.policy.file import PolicyFile
 from gatehouse.public import discovery
@@ -240,12 +240,16 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     if values["machine_issuers"]:
         # Their tokens are handed on to this side, which verifies them (docs/decisions/0038).
         proxy_environment["GATEHOUSE_ISSUERS"] = " ".join(issuer.url for issuer in values["machine_issuers"])
+    if values["api_keys"]:
+        proxy_environment["GATEHOUSE_KEY_PREFIX"] = keys.PREFIX
     login_client_id = values["login_client_id"]
     proxy_file = own_file if own_path else tomllib.loads(text)
     offered = discovery.DIRECT_TRANSFERS if values["direct_transfers"] else None
     about = discovery.from_proxy(proxy_file, proxy_environment, login_client_id, offered)
     # Who has signed out goes on to this provider, which ends its own session.
     proxy_environment["GATEHOUSE_ISSUER"] = str(about.get("issuer") or "none")
+    if about.get("issuer") == discovery.GOOGLE:
+        proxy_environment["GATEHOUSE_GOOGLE_DOMAINS"] = " ".join(proxy_config.company_domains(resolved, proxy_file))
     if login_client_id and login_client_id not in about.get("audiences", []):
         what = f"is {login_client_id!r}, and the proxy takes no token for that audience"
         problems.append(Problem("LOGIN_CLIENT_ID", what, "add it to the audiences: OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES"))

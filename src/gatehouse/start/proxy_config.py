@@ -340,6 +340,13 @@ def proxy_environment(
     }
 
 
+def company_domains(environment: Mapping[str, str], file: Mapping[str, object]) -> list[str]:
+    """Return the mail domains that let somebody in, where that isn't everybody."""
+    listed = environment.get(f"{PREFIX}EMAIL_DOMAINS") or verdicts.as_text(file.get("email_domains", ""))
+    domains = (domain.strip().lower().lstrip(".@") for domain in listed.split(","))
+    return [domain for domain in domains if domain not in {"", "*"}]
+
+
 def chosen_provider(environment: Mapping[str, str]) -> str:
     """Return the template's section: the provider, or ``google-groups`` where Google's groups are asked for."""
     provider = environment.get(f"{PREFIX}PROVIDER") or "google"

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from gatehouse.database import schema
+from gatehouse.database import keys, schema
 from gatehouse.database.reach import SchemaError
 from gatehouse.exit_codes import Exit
 from gatehouse.start import jobs, mlflow_app
@@ -246,7 +246,10 @@ def serve(plan: ServerPlan, descriptors: Descriptors) -> None:
     mlflow_app.configure(settings, plan.workspaces)
     jobs.configure(plan)
     limit_s = settings.startup_timeout * DATABASE_SHARE
-    schema.ensure(settings.backend_store_uri, limit_s, say, connections_needed(settings.workers))
+    connections = connections_needed(settings.workers) + (settings.workers if settings.api_keys else 0)
+    schema.ensure(settings.backend_store_uri, limit_s, say, connections)
+    if settings.api_keys:
+        keys.ensure(settings.backend_store_uri, say)
     prepare_workspaces(plan)
     if settings.read_replica:
         schema.ensure_replica(settings.read_replica, REPLICA, limit_s, say)

@@ -437,6 +437,13 @@ TABLE: tuple[Setting, ...] = (
         "([docs/machines.md](docs/machines.md))",
         "",
     ),
+    Setting(
+        "API_KEYS",
+        parse_switch,
+        "`true`: people make keys for programs that can't renew a token "
+        "([docs/machines.md](docs/machines.md#keys-for-what-cant-renew-a-token))",
+        "false",
+    ),
     Setting("ACCESS_POLICY", parse_file, "a YAML file that says who may read, write and administer"),
     Setting("AUDIT_READS", parse_switch, "`true`: the audit log has a line for each read too", "false"),
     Setting("APP_ENV", parse_environment_name, "which section of the access policy applies", "development"),
@@ -541,6 +548,7 @@ class Settings:
     oauth_proxy_config: Path | None
     login_client_id: str | None
     machine_issuers: tuple[Issuer, ...]
+    api_keys: bool
     access_policy: Path | None
     audit_reads: bool
     app_env: str

@@ -108,6 +108,7 @@ class AccountLayer:
                 "email": identity.email,
                 "subject": identity.subject,
                 "kind": kind,
+                **({"key": identity.key} if identity.key is not None else {}),
                 "groups": list(identity.groups),
                 "role": str(role),
                 **(
