@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class Credentials:
     """The identities behind credentials that the proxy hands on.
 
-    :param machines: by tokens; None if MACHINE_ISSUERS names nobody.
-    :param known: by keys; None if API_KEYS is off.
+    Args:
+        machines: by tokens; None if MACHINE_ISSUERS names nobody.
+        known: by keys; None if API_KEYS is off.
     """
 
     def __init__(self, machines: Machines | None, known: Keys | None) -> None:
