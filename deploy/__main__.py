@@ -11,7 +11,7 @@ from rich.console import Console
 
 from deploy import denied, execute, session
 from deploy.cloud.errors import CloudError
-from deploy.commands import backup, bootstrap, destroy, doctor, logs, promote, release, rotate, status
+from deploy.commands import backup, bootstrap, destroy, doctor, logs, promote, release, restore, rotate, status
 from deploy.config import ConfigError
 from deploy.exit_codes import CONFIG, DENIED, FAILED, INTERRUPTED, USAGE
 from deploy.resources.schema_job import JobError
@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "rollback": (release.rollback, "give the traffic back to the revision before, if the schema allows it"),
     "rotate": (rotate.main, "renew a secret (cookie, database or oauth) without losing a request"),
     "backup": (backup.main, "back up the database now, and list the backups"),
+    "restore": (
+        restore.main,
+        "what a backup (or a moment) holds, to a new database server: verified, then served; the old one stays",
+    ),
     "migrate": (release.migrate, "back up, then upgrade the database's schema with the configured image"),
     "logs": (logs.main, "the newest log entries of the service and its job"),
     "destroy": (destroy.main, "take it down; keeps the data unless told --data"),
@@ -74,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     made["promote"].add_argument(
         "to", metavar="TO", help="the environment that gets it; its file says `image: promoted`"
     )
-    for name in ("apply", "bootstrap", "promote"):
+    for name in ("apply", "bootstrap", "promote", "restore"):
         made[name].add_argument("--yes", action="store_true", help="ask no confirmation")
     for name in ("apply", "promote"):
         made[name].add_argument(
@@ -84,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             help="steps at a time (default: %(default)s)",
         )
-    for name in ("apply", "promote", "rotate", "rollback"):
+    for name in ("apply", "promote", "rotate", "rollback", "restore"):
         made[name].add_argument(
             "--no-smoke",
             action="store_true",
@@ -93,6 +97,13 @@ def parser() -> argparse.ArgumentParser:
     made["smoke"].add_argument("--url", help="another URL of the service, such as a tagged revision's")
     made["rotate"].add_argument("secret", choices=("cookie", "database", "oauth"))
     made["rotate"].add_argument("--oauth-client", metavar="FILE", help="the new OAuth client's JSON file (for oauth)")
+    which = made["restore"].add_mutually_exclusive_group(required=True)
+    which.add_argument("--backup", metavar="ID", help="a backup, or `latest`")
+    which.add_argument("--at", metavar="TIME", help="a moment, such as 2026-11-25T09:30:00Z (point-in-time recovery)")
+    made["restore"].add_argument("--into", metavar="NAME", help="the new server's name, instead of one that follows")
+    made["restore"].add_argument(
+        "--even-if-less", action="store_true", help="switch though tables have no rows that have some now"
+    )
     made["rollback"].add_argument("--to", metavar="REVISION", help="a certain revision, instead of the newest before")
     made["logs"].add_argument("--severity", default="DEFAULT", help="the least severity (WARNING, ERROR)")
     made["logs"].add_argument("--since", default="1h", help="how far back (default: 1h)")

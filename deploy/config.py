@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -84,6 +84,16 @@ class Names:
     def job(self) -> str:
         """The Cloud Run job that upgrades and checks the schema."""
         return f"{self.service}-schema"
+
+    @property
+    def verify_job(self) -> str:
+        """The Cloud Run job that counts what `restore` restored; it is there for so long alone."""
+        return f"{self.service}-verify"
+
+    @property
+    def gc_job(self) -> str:
+        """The Cloud Run job that removes what was deleted long ago, and its schedule."""
+        return f"{self.service}-gc"
 
     @property
     def build_account(self) -> str:
@@ -161,6 +171,10 @@ class Config:
     def connection(self) -> str:
         """The database's connection name."""
         return f"{self.project}:{self.region}:{self.names.sql}"
+
+    def on(self, sql: str) -> Config:
+        """Return the same environment on another database server: one that a backup was restored to."""
+        return replace(self, names=replace(self.names, sql=sql))
 
     @property
     def bucket(self) -> str:

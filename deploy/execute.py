@@ -18,7 +18,7 @@ from deploy.cloud.errors import CloudError
 from deploy.cloud.gcloud import Gcloud
 from deploy.cloud.google import Google
 from deploy.plan import Plan, Step
-from deploy.resources import schema_job
+from deploy.resources import schema_job, watch
 from deploy.resources.secrets import Vault
 from deploy.smoke import SmokeError
 
@@ -97,6 +97,9 @@ class Executor:
             self.smoke(step.url)
         elif step.key == "migrate":
             schema_job.run(plan.config, self.gcloud, self.google, step.argv)
+        elif step.input and step.input.kind == "document":
+            names = watch.channel_names(plan.config, self.google) if watch.CHANNELS in step.input.key else []
+            self.gcloud.write(step.argv, watch.resolve(step.input.key, names))
         else:
             self.gcloud.write(step.argv, self.vault.input(step.input) if step.input else None)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from deploy.cloud.google import Google, side_by_side
 from deploy.config import Config
-from deploy.resources import account, bucket, database, images, project, secrets, service
+from deploy.resources import account, bucket, database, images, project, secrets, service, watch
 from deploy.resources.service import NOTHING, Service
 
 
@@ -32,6 +32,7 @@ class State:
     bucket_policy: dict[str, Any] = field(default_factory=dict)
     secrets: dict[str, secrets.Kept] = field(default_factory=dict)
     service: service.Observed | None = None
+    watch: watch.Found = field(default_factory=watch.Found)
 
     @property
     def number(self) -> str:
@@ -84,6 +85,7 @@ def observe(config: Config, google: Google, image: str) -> State:
         looks.append(lambda: _secrets(config, google, state))
     if on("run"):
         looks.append(put(state, "service", lambda: service.look(config, google)))
+    looks.append(put(state, "watch", lambda: watch.look(config, google, on)))
     side_by_side(looks)
     _versions(config, google, state)
     return state

@@ -11,7 +11,7 @@ from typing import Any
 
 from deploy.config import CANDIDATE, Config
 from deploy.observe import State
-from deploy.resources import account, bucket, database, images, project, schema_job, secrets, service
+from deploy.resources import account, bucket, database, images, project, schema_job, secrets, service, watch
 from deploy.resources.base import Argv, Difference, Refusal, Verb, holds, is_open
 from deploy.resources.secrets import Input
 
@@ -39,7 +39,12 @@ class Step:
         text = " ".join(shlex.quote(part) for part in self.argv).replace(
             service.CLIENT_ID, "'\"$OAUTH2_PROXY_CLIENT_ID\"'"
         )
-        return f"{secrets.shell(config, self.input)} | {text}" if self.input else text
+        if not self.input:
+            return text
+        given = (
+            watch.shell(config, self.input.key) if self.input.kind == "document" else secrets.shell(config, self.input)
+        )
+        return f"{given} | {text}"
 
 
 @dataclass
@@ -130,6 +135,7 @@ def make(config: Config, state: State, image: str, given_client_id: str = "", co
     _bucket(plan, config, state)
     _rights(plan, config, state)
     _release(plan, config, state, given_client_id or client_id(config, state) or service.CLIENT_ID)
+    _watch(plan, config, state)
     return plan
 
 
@@ -398,6 +404,32 @@ def _release(plan: Plan, config: Config, state: State, client: str) -> None:
         "would strip the"
         " signature of the tokens it has to verify."
     )
+
+
+def _watch(plan: Plan, config: Config, state: State) -> None:
+    """What runs and watches by itself: made and changed in order; then what is wanted no more goes, the last made first."""
+    parts = watch.parts(config, state.watch, state.number, plan.image)
+    for part in parts:
+        given = Input("document", part.text) if part.text else None
+        if part.wanted is None:
+            continue
+        if part.found is None:
+            plan.add(Step(part.key, "create", part.title, part.create, given, part.needs))
+        elif not part.lines:
+            plan.kept.append(part.title)
+        elif part.update == part.delete:  # what can't be changed is made anew
+            plan.add(
+                Step(f"{part.key}/old", "change", f"{part.title}: the old one goes", part.delete, details=part.lines)
+            )
+            plan.add(Step(part.key, "create", part.title, part.create, given, (*part.needs, f"{part.key}/old")))
+        else:
+            plan.add(Step(part.key, "change", part.title, part.update, given, part.needs, part.lines))
+    for part in reversed(parts):
+        if part.wanted is None and part.data:
+            plan.notes.append(f"{part.title} is not used any more, and kept: {shlex.join(part.delete)}")
+        elif part.wanted is None:
+            before = tuple(step.key for step in plan.steps)
+            plan.add(Step(part.key, "change", f"{part.title}: goes", part.delete, needs=before))
 
 
 def _made_soon() -> dict[str, Any]:

@@ -183,6 +183,35 @@ class Ci(Section):
     pool: Name = Field(default="github", description="The workload identity pool (and provider) to make or use.")
 
 
+class Housekeeping(Section):
+    """The job that removes for good what was deleted in MLflow long ago (`gatehouse gc`), on a schedule."""
+
+    schedule: Annotated[str, matches(r"^\S+( \S+){4}$")] = Field(
+        default="0 4 * * 0", description="When, in cron's five fields."
+    )
+    time_zone: Annotated[str, matches(r"^[A-Za-z_]+(/[A-Za-z0-9_+-]+)*$")] = "Etc/UTC"
+    older_than: Annotated[str, matches(r"^[1-9][0-9]*[dh]$")] = Field(
+        default="30d", description="What was deleted that long ago goes, with its artifacts."
+    )
+
+
+class Budget(Section):
+    """A monthly budget for the project, of which the billing account's administrators are told at 50, 90 and 100 %."""
+
+    billing_account: Annotated[str, matches(r"^[0-9A-F]{6}-[0-9A-F]{6}-[0-9A-F]{6}$")]
+    usd: int = Field(ge=1, description="US dollars a month.")
+
+
+class Monitoring(Section):
+    """What watches: an uptime check, alerts by e-mail, a dashboard, and a store of the audit log's own."""
+
+    emails: Annotated[list[Email], Field(min_length=1)] = Field(description="Whom the alerts reach.")
+    audit_days: int = Field(default=400, ge=1, le=3650, description="Days for which the audit log is kept.")
+    error_percent: int = Field(default=5, ge=1, le=100, description="Failed requests (5xx) of all, over 5 minutes.")
+    latency_seconds: int = Field(default=10, ge=1, le=3600, description="95th percentile of a request's time.")
+    budget: Budget | None = Field(default=None, description="A monthly budget, by the rights over its billing account.")
+
+
 class Settings(Section):
     """An environment of Gatehouse on Cloud Run."""
 
@@ -228,6 +257,13 @@ class Settings(Section):
     sql: Sql = Sql()
     bucket: Bucket = Bucket()
     smoke: Smoke = Smoke()
+    housekeeping: Housekeeping | None = Field(
+        default=None,
+        description="Remove on a schedule what was deleted long ago. {} for the defaults; left out: never.",
+    )
+    monitoring: Monitoring | None = Field(
+        default=None, description="Watch it: alerts, dashboard, uptime check, and the audit log's own store."
+    )
     ci: Ci | None = Field(default=None, description="The GitHub repository whose workflow deploys this environment.")
     labels: dict[LabelKey, LabelValue] = Field(
         default={},

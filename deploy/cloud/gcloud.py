@@ -225,6 +225,8 @@ def advice(argv: Sequence[str], text: str) -> str:
         )
     if "bucket name is not available" in text or "bucket namespace" in text:
         return "Bucket names are shared by all of Google Cloud: set names/bucket in the environment's file."
+    if "cannot reuse the name" in text:
+        return "A deleted database server's name is free again after a week. Until then: names/sql in the environment's file, with another."
     if "tag immutability" in text or "immutable" in text.lower():
         return "The image was pushed meanwhile. Run the same command again: it will find it."
     kind = classify(text)

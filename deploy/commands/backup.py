@@ -19,7 +19,7 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
             f"{item['id']}  {item.get('endTime', item.get('enqueuedTime', ''))[:19]}  {item['status']}  {item['type']} "
             f" {item.get('description', '')}"
         )
-    say("To restore one (everything written since is lost; the service must be on a release that knows that schema):")
     newest = backups[0]["id"] if backups else "ID"
-    say(f"  gcloud sql backups restore {newest} --restore-instance={config.names.sql} --project={config.project}")
+    say("To restore one (to a new server, verified there, then served; what was logged since is not in it):")
+    say(f"  python -m deploy restore {config.given} --backup {newest}")
     return 0

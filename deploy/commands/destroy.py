@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from deploy.observe import State
-from deploy.resources import account, bucket, database, images, project, schema_job, secrets, service
+from deploy.resources import account, bucket, database, images, project, schema_job, secrets, service, watch
 from deploy.resources.base import Argv, holds
 from deploy.session import Session, Stop, ask
 
@@ -52,10 +53,18 @@ def _what(session: Session, state: State, *, data: bool) -> tuple[Going, list[st
     config, google = session.config, session.google
     goes: Going = []
     stays: list[str] = []
+    unwatched = replace(config, settings=config.settings.model_copy(update={"housekeeping": None, "monitoring": None}))
+    for part in reversed(watch.parts(unwatched, state.watch, state.number, "")):
+        if part.data and not data:
+            stays.append(part.title)
+        else:
+            goes.append((part.title, part.delete))
     if state.service is not None:
         goes.append((f"service {config.names.service} and its revisions", service.delete(config)))
     if state.project.on("run") and schema_job.look(config, google) is not None:
         goes.append((f"job {config.names.job}", schema_job.delete(config)))
+    if state.project.on("run") and schema_job.look(config, google, config.names.verify_job) is not None:
+        goes.append((f"job {config.names.verify_job}", schema_job.delete(config, config.names.verify_job)))
     server = f"database server {config.names.sql} with every run, and its backups"
     artifacts = f"bucket {config.bucket} with every artifact"
     for there, title, argv in (
@@ -66,6 +75,15 @@ def _what(session: Session, state: State, *, data: bool) -> tuple[Going, list[st
             goes.append((title, argv))
         elif there is not None:
             stays.append(title)
+    others = database.kept(config, google) if state.project.on("sqladmin") else {}
+    for name, other in others.items():
+        title = f"database server {name}, kept from before a restore"
+        if other.protected:
+            stays.append(f"{title}: it is protected against deletion")
+        elif data:
+            goes.append((title, database.delete(config.on(name))))
+        else:
+            stays.append(title)
     for key in state.secrets:
         name = config.names.secret(key)
         if key in secrets.OF_THE_DATA and not data:
@@ -75,6 +93,9 @@ def _what(session: Session, state: State, *, data: bool) -> tuple[Going, list[st
     member, condition = f"serviceAccount:{config.account}", project.database_condition(config)
     if holds(state.project.policy, project.CLIENT, member, condition):
         goes.append((f"right of {config.account} to the database", project.bind(config, "remove")))
+    for name in others:
+        if holds(state.project.policy, project.CLIENT, member, project.database_condition(config.on(name))):
+            goes.append((f"right of {config.account} to {name}", project.bind(config.on(name), "remove")))
     if state.account is not None:
         goes.append((f"service account {config.account}", account.delete(config, config.account)))
     if state.repository is not None:

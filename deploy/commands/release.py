@@ -284,7 +284,9 @@ def rollback(session: Session, arguments: argparse.Namespace) -> int:
     version = pins.get(config.names.secret("database-url"), "")
     session.say(f"{state.serving} → {name} ({before.image})")
     if before.image != state.served.image:
-        code = schema_job.check(config, gcloud, session.google, before.image, version)
+        # A revision of before a restore works with the server of then.
+        then = config.on(before.sql_instances.rsplit(":", 1)[-1])
+        code = schema_job.check(then, gcloud, session.google, before.image, version)
         if code == schema_job.NEWER:
             raise Stop(
                 f"the database's schema is newer than {name} knows: that release would refuse to start. To go back all "

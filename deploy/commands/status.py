@@ -12,7 +12,7 @@ from deploy.cloud.errors import CloudError
 from deploy.cloud.google import side_by_side
 from deploy.config import Config
 from deploy.observe import State
-from deploy.resources import account, bucket, database, project, schema_job, secrets
+from deploy.resources import account, bucket, database, project, schema_job, secrets, watch
 from deploy.resources.base import holds, is_open
 from deploy.session import Session
 
@@ -80,7 +80,17 @@ def gather(session: Session) -> dict[str, Any]:
         different = database.difference(config, there.answer)
         problems += [f"database: {line}" for line in different.lines]
         problems += [str(refusal) for refusal in different.refusals]
+        used = state.served.sql_instances.rsplit(":", 1)[-1]
+        if used not in {"", config.names.sql}:
+            problems.append(
+                f"the service works with the database server {used}: set `names: {{sql: {used}}}` in the file"
+            )
     serving = state.served
+    parts = watch.parts(config, state.watch, state.number, serving.image)
+    for part in parts:
+        if part.wanted is not None and part.found is None:
+            problems.append(f"missing: {part.title}")
+        problems += [f"{part.title}: {line}" for line in part.lines]
     return {
         "environment": config.environment,
         "url": config.public_url(state.number),
@@ -90,7 +100,9 @@ def gather(session: Session) -> dict[str, Any]:
         "database": f"{there.answer['databaseVersion']} {there.answer['settings']['tier']} {there.answer['state']}"
         if there
         else None,
+        "kept_databases": sorted(database.kept(config, google)) if there else [],
         "schema": _schema(session, state) if state.serving else None,
+        "watched": [part.title for part in parts if part.found is not None],
         "secrets": ages,
         "backups": [
             {
@@ -162,11 +174,15 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
             f"  revision  {result['revision']}\n  image     {result['image']} ({fresh})\n  schema    {result['schema']}"
         )
     say(f"  database  {result['database'] or 'none'}")
+    for name in result["kept_databases"]:
+        say(f"  kept      database server {name}, of before a restore: it costs on")
     for name, item in result["secrets"].items():
         days = "?" if item["days"] is None else item["days"]
         say(f"  secret    {name}: version {item['serving'] or '(none)'} serves, {days} days old")
     for item in result["backups"][:3]:
         say(f"  backup    {item['id']} {item['time'][:19]} {item['status']} {item['description']}")
+    for title in result["watched"]:
+        say(f"  watch     {title}")
     say(f"  cost      {cost.summary(session.config)}")
     for problem in result["problems"]:
         say(f"  ✗ {problem}", "red")

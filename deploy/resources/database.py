@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deploy.cloud.google import Google
@@ -26,9 +26,7 @@ BACKUP_START = "03:00"  # UTC
 #: What a backup is described with, so that those of releases can be told from others, and pruned.
 BEFORE = "before "
 
-_OTHER_INSTANCE = (
-    "make another by another namespace (or names/sql), and move the data (docs/deploy.md, «Moving the database»)"
-)
+_OTHER_INSTANCE = "make another by another namespace, and move the data (docs/deploy.md, «Moving the database»)"
 
 
 @dataclass(frozen=True)
@@ -185,6 +183,20 @@ def look(config: Config, google: Google) -> Database | None:
     return database
 
 
+def kept(config: Config, google: Google) -> dict[str, Database]:
+    """Return the environment's other servers: of before a restore, or restored to and not (yet) used. Raises CloudError."""
+    url = f"https://sqladmin.googleapis.com/v1/projects/{config.project}/instances"
+    mine = f"settings.userLabels.app:gatehouse AND settings.userLabels.environment:{config.environment}"
+    found = google.pages(url, "items", filter=mine)
+    return {item["name"]: Database(item) for item in found if ours(config, item) and item["name"] != config.names.sql}
+
+
+def ours(config: Config, answer: dict[str, Any]) -> bool:
+    """Return whether a server belongs to this environment, by its labels."""
+    labels = answer["settings"].get("userLabels", {})
+    return bool(labels.get("app") == "gatehouse" and labels.get("environment") == config.environment)
+
+
 def operations(config: Config, google: Google) -> list[dict[str, Any]]:
     """Return the server's operations that are under way, the newest first. Raises CloudError."""
     url = f"https://sqladmin.googleapis.com/v1/projects/{config.project}/operations"
@@ -270,6 +282,30 @@ def create_backup(config: Config, description: str) -> Argv:
         "gcloud", "sql", "backups", "create", _i(config), f"--description={description}",
         f"--location={config.region}", p(config),
     )  # fmt: skip
+
+
+def restored_server(config: Config, source: dict[str, Any]) -> Argv:
+    """Make the server that a backup is restored to: as the file says, with the release and at least the disk of the backup's server."""
+    sql = config.sql.model_copy(
+        update={
+            "version": source["databaseVersion"],
+            "storage_gb": max(config.sql.storage_gb, int(source["settings"].get("dataDiskSizeGb", 10))),
+        }
+    )
+    return create(replace(config, settings=config.settings.model_copy(update={"sql": sql})))
+
+
+def restore(config: Config, identity: str, source: str) -> Argv:
+    """Restore a backup of the server `source` to this one, which it replaces."""
+    return (
+        "gcloud", "sql", "backups", "restore", identity, f"--restore-instance={config.names.sql}", f"--backup-instance={source}",
+        "--quiet", p(config),
+    )  # fmt: skip
+
+
+def clone(config: Config, source: str, moment: str) -> Argv:
+    """Make a server with what was in `source` at a moment (RFC 3339, UTC)."""
+    return ("gcloud", "sql", "instances", "clone", source, config.names.sql, f"--point-in-time={moment}", p(config))
 
 
 def delete_backup(config: Config, identity: str) -> Argv:

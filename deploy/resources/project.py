@@ -7,6 +7,7 @@ from typing import Any
 
 from deploy.cloud.google import Google
 from deploy.config import Config
+from deploy.resources import watch
 from deploy.resources.base import Argv, p
 
 #: What the tool uses, and so enables. The rest that it speaks to is on in every project.
@@ -39,8 +40,7 @@ class Project:
 
 def apis(config: Config) -> tuple[str, ...]:
     """Return the APIs that this environment needs."""
-    del config
-    return APIS
+    return (*APIS, *watch.apis(config))
 
 
 def look_at_apis(config: Config, google: Google) -> set[str]:

@@ -12,6 +12,8 @@ from deploy.config import Config
 from deploy.resources.base import Argv, joined, p
 
 MIGRATE, CHECK = ("gatehouse", "migrate"), ("gatehouse", "migrate", "--check")
+#: Prints what `counts` reads.
+COUNT = (*CHECK, "--count")
 
 #: Exit codes of `gatehouse migrate` and `gatehouse migrate --check`.
 UP_TO_DATE, NEEDS_UPGRADE, UNREACHABLE, NEWER = 0, 65, 69, 76
@@ -30,8 +32,8 @@ class JobError(RuntimeError):
         self.code = code
 
 
-def flags(config: Config, image: str, database_version: str) -> Argv:
-    """Return what any job of this environment is given: the same image, and no secret but the database's."""
+def flags(config: Config, image: str, database_version: str, **more: str) -> Argv:
+    """Return what any job of this environment is given: the same image, and no secret but the database's. `more` are further settings."""
     secret = f"--set-secrets=BACKEND_STORE_URI={config.names.secret('database-url')}:{database_version}"
     network = config.network
     key = config.settings.kms_key
@@ -40,7 +42,7 @@ def flags(config: Config, image: str, database_version: str) -> Argv:
         f"--service-account={config.account}",
         f"--set-cloudsql-instances={config.connection}",
         secret,
-        f"--set-env-vars=APP_ENV={config.environment}",
+        f"--set-env-vars={joined({'APP_ENV': config.environment} | more)}",
         "--memory=1Gi",
         f"--labels={joined(config.labels)}",
         *((f"--key={key}",) if key else ()),
@@ -52,17 +54,26 @@ def flags(config: Config, image: str, database_version: str) -> Argv:
     )
 
 
-def argv(config: Config, image: str, database_version: str, arguments: tuple[str, ...]) -> Argv:
-    """Make or change the schema job, run it, and wait for its end."""
+def argv(config: Config, image: str, database_version: str, arguments: tuple[str, ...], name: str = "") -> Argv:
+    """Make or change the schema job (or another of the name), run it, and wait for its end."""
     return (
-        "gcloud", "run", "jobs", "deploy", config.names.job, *flags(config, image, database_version), f"--args={','.join(arguments)}",
+        "gcloud", "run", "jobs", "deploy", name or config.names.job, *flags(config, image, database_version), f"--args={','.join(arguments)}",
         "--max-retries=0", "--task-timeout=1800", "--execute-now", "--wait", f"--region={config.region}", p(config),
     )  # fmt: skip
 
 
-def delete(config: Config) -> Argv:
-    """Delete the job with its executions."""
-    return ("gcloud", "run", "jobs", "delete", config.names.job, "--quiet", f"--region={config.region}", p(config))
+def delete(config: Config, name: str = "") -> Argv:
+    """Delete a job with its executions."""
+    return (
+        "gcloud",
+        "run",
+        "jobs",
+        "delete",
+        name or config.names.job,
+        "--quiet",
+        f"--region={config.region}",
+        p(config),
+    )
 
 
 def base(config: Config) -> str:
@@ -83,8 +94,8 @@ def executions(config: Config, google: Google, name: str = "") -> list[dict[str,
     return sorted(listed, key=lambda run: str(run["metadata"]["creationTimestamp"]), reverse=True)[:1]
 
 
-def run(config: Config, gcloud: Gcloud, google: Google, command: Argv) -> None:
-    """Run the job and wait. Raises JobError with the exit code, GcloudError if it could not be run at all."""
+def run(config: Config, gcloud: Gcloud, google: Google, command: Argv, name: str = "") -> None:
+    """Run the job (of the name) and wait. Raises JobError with the exit code, GcloudError if it could not be run at all."""
     deadline, pause = time.monotonic() + gcloud.patience, 1.0
     while True:
         try:
@@ -92,7 +103,7 @@ def run(config: Config, gcloud: Gcloud, google: Google, command: Argv) -> None:
         except GcloudError as error:
             if "execution failed" not in error.message:
                 raise
-            code, message = _end(config, google)
+            code, message = _end(config, google, name)
             # Rights that were given a moment ago are not known everywhere yet: the container did not even start.
             if classify(message) == "later" and time.monotonic() + pause < deadline:
                 time.sleep(pause)
@@ -106,9 +117,9 @@ def run(config: Config, gcloud: Gcloud, google: Google, command: Argv) -> None:
         return
 
 
-def _end(config: Config, google: Google) -> tuple[int, str]:
+def _end(config: Config, google: Google, name: str = "") -> tuple[int, str]:
     """Return (exit code, message) of the job's newest execution."""
-    runs = executions(config, google)
+    runs = executions(config, google, name)
     if not runs:
         return 0, "no execution"
     conditions = runs[0]["status"].get("conditions", [])
@@ -131,3 +142,34 @@ def check(config: Config, gcloud: Gcloud, google: Google, image: str, database_v
             raise
         return error.code
     return UP_TO_DATE
+
+
+def counts(config: Config, google: Google, name: str, patience: float) -> dict[str, Any]:
+    """Return what the newest execution of a job counted: the `schema`'s revision, and `rows` by table.
+
+    Its line reaches the log a few seconds after it was written.
+
+    Raises:
+        JobError: when it isn't there after `patience` seconds.
+        CloudError: when the log can't be read.
+    """
+    execution = executions(config, google, name)[0]["metadata"]["name"]
+    body = {
+        "resourceNames": [f"projects/{config.project}"],
+        "filter": f'resource.type="cloud_run_job" AND labels."run.googleapis.com/execution_name"="{execution}"'
+        ' AND jsonPayload.message="counted"',
+        "pageSize": 1,
+    }
+    deadline, pause = time.monotonic() + patience, 0.5
+    while True:
+        answer = google.call("POST", "https://logging.googleapis.com/v2/entries:list", body)
+        for entry in answer.get("entries", []):
+            found: dict[str, Any] = entry["jsonPayload"]
+            return found
+        if time.monotonic() + pause > deadline:
+            raise JobError(
+                0,
+                f"{execution} counted, and its line is not in the log after {patience:.0f} s: run the same command again",
+            )
+        time.sleep(pause)
+        pause = min(pause * 2, 10)

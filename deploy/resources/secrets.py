@@ -227,10 +227,10 @@ def delete(config: Config, name: str) -> Argv:
 class Input:
     """What a command gets on its standard input:
 
-    a value for a secret, gcloud's flags with the database's password, or a file.
+    a value for a secret, gcloud's flags with the database's password, a file, or a document.
     """
 
-    kind: Literal["value", "password", "file"]
+    kind: Literal["value", "password", "file", "document"]
     key: str
 
 

@@ -37,6 +37,16 @@ def _pairs(values: Mapping[str, str]) -> str:
     return f"^{delimiter}^" + delimiter.join(f"{key}={value}" for key, value in values.items())
 
 
+def _alive(after: str, before: str) -> Argv:
+    del before
+    path, _, rest = after.partition(" every ")
+    period, _, whole = rest.partition("s for ")
+    failures = int(whole.rstrip("s")) // int(period)
+    return (
+        f"--liveness-probe=httpGet.path={path},periodSeconds={period},timeoutSeconds=6,failureThreshold={failures}",
+    )
+
+
 def _probe(after: str, before: str) -> Argv:
     del before
     path, _, rest = after.partition(" every ")
@@ -84,6 +94,8 @@ class Service:
     cpu_boost: bool = setting(switch("--cpu-boost", "--no-cpu-boost"), name="startup cpu boost")
     http2: bool = setting(switch("--use-http2", "--no-use-http2"))
     startup_probe: str = setting(_probe)
+    #: An instance whose workers hang, or whose proxy does, is ended after three looks in vain.
+    liveness_probe: str = setting(_alive)
     ingress: str = setting(flag("ingress"))
     network: str = setting(_network)
     key: str = setting(
@@ -115,7 +127,7 @@ class Service:
 #: What a service is before there is one.
 NOTHING = Service(
     image="", service_account="", sql_instances="", env={}, secrets={}, cpu="", memory="", concurrency=0, min_instances=0,
-    max_instances=0, timeout=0, execution_environment="", cpu_boost=False, http2=False, startup_probe="", ingress="", network="", key="",
+    max_instances=0, timeout=0, execution_environment="", cpu_boost=False, http2=False, startup_probe="", liveness_probe="", ingress="", network="", key="",
     labels={}, revision_labels="", invoker_check=True, cpu_always=False, session_affinity=False, vpc_connector="", custom_audiences="",
     command="", arguments="",
     containers=1, address="", least_of_service="",
@@ -181,6 +193,7 @@ def wanted(config: Config, number: str, client_id: str, image: str, versions: Ma
         cpu_boost=True,
         http2=service.http2,
         startup_probe=f"/ping every {PERIOD}s for {-(-service.startup_timeout // PERIOD) * PERIOD}s",
+        liveness_probe="/gatehouse/ready every 10s for 30s",
         ingress=service.ingress,
         network=" ".join([*config.network, service.egress]) if config.network else "",
         key=config.settings.kms_key or "",
@@ -230,6 +243,7 @@ def found(answer: Mapping[str, Any], revision: Mapping[str, Any] | None = None) 
         cpu_boost=_true(notes, f"{_NOTE}startup-cpu-boost"),
         http2=port == "h2c",
         startup_probe=f"{probe.get('httpGet', {}).get('path', 'tcp')} every {period}s for {period * failures}s",
+        liveness_probe=_liveness(container.get("livenessProbe")),
         ingress=of_service.get(f"{_NOTE}ingress", "all"),
         network=_interface(notes),
         key=notes.get(f"{_NOTE}encryption-key", ""),
@@ -248,6 +262,13 @@ def found(answer: Mapping[str, Any], revision: Mapping[str, Any] | None = None) 
         address="off" if _true(of_service, f"{_NOTE}default-url-disabled") else "",
         least_of_service=of_service.get(f"{_NOTE}minScale", ""),
     )
+
+
+def _liveness(probe: Mapping[str, Any] | None) -> str:
+    if probe is None:
+        return ""
+    period, failures = int(probe.get("periodSeconds", 10)), int(probe.get("failureThreshold", 3))
+    return f"{probe.get('httpGet', {}).get('path', 'tcp')} every {period}s for {period * failures}s"
 
 
 def _true(notes: Mapping[str, str], name: str) -> bool:
@@ -285,8 +306,18 @@ def pinned(refs: Mapping[str, str]) -> dict[str, str]:
 
 
 def difference(config: Config, to_be: Service, is_: Service) -> Difference:
-    """Return what a release would change, and what it can't."""
-    return compare(f"service {config.names.service}", to_be, is_)
+    """Return what a release would change, and what it can't.
+
+    A service that works with another database server isn't led to the file's: what people logged would be out of sight.
+    """
+    held = {}
+    if is_.sql_instances not in {"", to_be.sql_instances}:
+        name = is_.sql_instances.rsplit(":", 1)[-1]
+        held["sql_instances"] = (
+            f"what people logged is in the server that serves. Set `names: {{sql: {name}}}` in the environment's file (after `restore`, it"
+            " told so); for going back to another server's data: `restore`, or `rollback`"
+        )
+    return compare(f"service {config.names.service}", to_be, is_, held)
 
 
 def flags(to_be: Service, is_: Service = NOTHING) -> Argv:
@@ -387,6 +418,14 @@ def exchange_secrets(config: Config, changed: Mapping[str, str], values: Mapping
     return (
         "gcloud", "run", "services", "update", config.names.service, f"--update-secrets={new}", *more, "--no-traffic", f"--tag={tag}",
         _r(config), p(config),
+    )  # fmt: skip
+
+
+def to_database(config: Config, reference: str, tag: str) -> Argv:
+    """A new revision, without traffic, on another database server: the environment's, with the URL in `reference`."""
+    return (
+        "gcloud", "run", "services", "update", config.names.service, f"--set-cloudsql-instances={config.connection}",
+        f"--update-secrets=BACKEND_STORE_URI={reference}", "--no-traffic", f"--tag={tag}", _r(config), p(config),
     )  # fmt: skip
 
 

@@ -10,7 +10,9 @@ The container gets what Cloud Run gives (PORT, its settings, secrets as variable
 from __future__ import annotations
 
 import http.client
+import io
 import subprocess
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -52,6 +54,35 @@ class Server:
         rules = "local all gatehouse trust\nhost all gatehouse 127.0.0.1/32 trust\nlocal all all scram-sha-256\n"
         (self.postgres.data / "pg_hba.conf").write_text(rules)
         self.postgres.sql("SELECT pg_reload_conf()")
+
+    def dump(self) -> bytes:
+        """Return a backup: the users with their passwords, and MLflow's database."""
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for name, arguments in (
+                ("backup-users.sql", ("pg_dumpall", "--roles-only")),
+                ("backup-data.sql", ("pg_dump", "--create", "-d", "mlflow")),
+            ):
+                text = self._with(*arguments).encode()
+                entry = tarfile.TarInfo(name)
+                entry.size = len(text)
+                tar.addfile(entry, io.BytesIO(text))
+        return out.getvalue()
+
+    def load(self, backup: bytes) -> None:
+        """Take over what a backup holds."""
+        with tarfile.open(fileobj=io.BytesIO(backup)) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                assert file is not None
+                path = self.postgres.folder / member.name
+                path.write_bytes(file.read().replace(b"CREATE ROLE gatehouse;", b""))
+                path.chmod(0o644)
+                self._with("psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-f", str(path))
+
+    def _with(self, program: str, *arguments: str) -> str:
+        place = ("-h", str(self.postgres.folder), "-p", str(self.postgres.port), "-U", "gatehouse")
+        return self.postgres._run(program, *place, *arguments)
 
 
 class Docker:

@@ -133,6 +133,10 @@ DRIFTS: dict[str, tuple[Callable[[Emulator], Any], str]] = {
         lambda c: container(c)["env"].append({"name": "DEBUG", "value": "1"}),
         "env/DEBUG: 1 → (none)",
     ),
+    "no liveness probe": (
+        lambda c: container(c).pop("livenessProbe"),
+        "liveness probe: (none) → /gatehouse/ready every 10s for 30s",
+    ),
     "CPU always": (note("cpu-throttling", "false"), "cpu always: true → false"),
     "session affinity": (note("sessionAffinity", "true"), "session affinity: true → false"),
     "another ingress": (note("ingress", "internal", template=False), "ingress: internal → all"),
@@ -304,6 +308,7 @@ def states(kind: Any) -> st.SearchStrategy[Any]:
         "tuple[str, ...]": st.lists(VALUES, max_size=2).map(tuple),
     }
     special = {
+        "liveness_probe": st.sampled_from(["/gatehouse/ready every 10s for 30s", "/x every 5s for 10s"]),
         "startup_probe": st.sampled_from(["/ping every 5s for 120s", "/health every 5s for 60s"]),
         "network": st.sampled_from(["", "a b all-traffic", "c d private-ranges-only"])
         if kind is service.Service

@@ -105,7 +105,7 @@ def test_a_rotation_that_fails_leaves_the_old_secret_and_password_serving(deploy
 def test_backup_lists_backups_and_says_how_to_restore(deployed: Tool) -> None:
     result = deployed.good("backup")
     identity = deployed.cloud.sql.instances["mlflow-dev"].backups[0]["id"]
-    assert f"gcloud sql backups restore {identity} --restore-instance=mlflow-dev --project={PROJECT}" in result.out
+    assert f"python -m deploy restore {deployed.file} --backup {identity}" in result.out
 
 
 def test_migrate_backs_up_first(deployed: Tool) -> None:

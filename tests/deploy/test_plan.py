@@ -114,6 +114,7 @@ def test_the_service_is_deployed_with_these_flags() -> None:
         "--cpu-boost",
         "--use-http2",
         "--startup-probe=httpGet.path=/ping,initialDelaySeconds=0,periodSeconds=5,timeoutSeconds=4,failureThreshold=24",
+        "--liveness-probe=httpGet.path=/gatehouse/ready,periodSeconds=10,timeoutSeconds=6,failureThreshold=3",
         "--ingress=all",
         "--update-labels=app=gatehouse,environment=dev",
         "--no-invoker-iam-check",

@@ -132,7 +132,6 @@ def test_every_right_that_the_emulator_asks_for_is_in_the_table() -> None:
 #: What the emulator has and the tool never asks for: gcloud does, or a test.
 NOT_USED = {
     "serviceusage.services.get",
-    "cloudsql.instances.list",
     "secretmanager.versions.enable",
     "artifactregistry.tags.list",
     "artifactregistry.versions.get",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
+
+import sqlalchemy
 
 from gatehouse.database import reach, schema
 from gatehouse.database.reach import SchemaError
@@ -39,12 +42,33 @@ def database_uri() -> str:
         raise SchemaError(f"BACKEND_STORE_URI {error.what}\n    fix: {error.fix}", Exit.SETTINGS) from None
 
 
-def migrate(uri: str, check_only: bool, limit_s: float) -> None:
-    """Bring the schema up to date, or with ``check_only`` raise SchemaError unless it is."""
+def counted(connection: sqlalchemy.Connection) -> str:
+    """Return one line of JSON: the schema's revision, and every table with its number of rows.
+
+    The numbers are exact: after a restore, PostgreSQL's estimates are those of whenever the backup was taken.
+    """
+    names = sorted(sqlalchemy.inspect(connection).get_table_names())
+    rows = {
+        name: connection.execute(
+            sqlalchemy.select(sqlalchemy.func.count()).select_from(sqlalchemy.table(name))
+        ).scalar()
+        for name in names
+    }
+    return json.dumps({"message": "counted", "schema": schema.inspect(connection).revision, "rows": rows})
+
+
+def migrate(uri: str, check_only: bool, limit_s: float, count: bool = False) -> None:
+    """Bring the schema up to date, or with ``check_only`` raise SchemaError unless it is.
+
+    Args:
+        count: print how many rows each table has first.
+    """
     engine = schema.make_engine(uri)
     reach.wait_for_database(engine, limit_s, say)
     with reach.told(engine):
         with engine.connect() as connection:
+            if count:
+                print(counted(connection), flush=True)
             found = schema.inspect(connection)
             if found.state is State.CURRENT:
                 say(f"the schema is up to date ({found.wanted})")
@@ -79,13 +103,18 @@ def main(argv: list[str]) -> int:
         help="change nothing; exit with 65 (older) or 76 (newer) unless up to date",
     )
     parser.add_argument(
+        "--count",
+        action="store_true",
+        help="first print the schema's revision and each table's number of rows, as a line of JSON",
+    )
+    parser.add_argument(
         "--wait", type=float, default=60, metavar="SECONDS", help="how long to wait for the database (60)"
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="gatehouse migrate: %(message)s", level=logging.WARNING)
     logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
     try:
-        migrate(database_uri(), arguments.check, arguments.wait)
+        migrate(database_uri(), arguments.check, arguments.wait, arguments.count)
     except SchemaError as error:
         print(f"gatehouse migrate: error: {error}", file=sys.stderr)
         return error.code

@@ -29,6 +29,7 @@ DOCUMENTS = {
     "run.googleapis.com": ("run.v1", "run.v2"),
     "logging.googleapis.com": ("logging.v2",),
     "monitoring.googleapis.com": ("monitoring.v3", "monitoring.v1"),
+    "billingbudgets.googleapis.com": ("billingbudgets.v1",),
     "cloudscheduler.googleapis.com": ("cloudscheduler.v1",),
 }
 

@@ -33,6 +33,7 @@ KNOWN = {
             "servicenetworking",
             "cloudscheduler",
             "monitoring",
+            "billingbudgets",
             "cloudbilling",
             "orgpolicy",
         ),

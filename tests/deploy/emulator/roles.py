@@ -78,10 +78,11 @@ ROLES: dict[str, tuple[str, ...]] = {
     "roles/run.admin": ("run.*", "resourcemanager.projects.get"),
     "roles/run.viewer": ("run.*.get", "run.*.list", "run.services.getIamPolicy"),
     "roles/logging.viewer": ("logging.logEntries.list", "logging.logs.list", "logging.sinks.get", "logging.sinks.list"),
-    "roles/logging.configWriter": ("logging.sinks.*", "logging.buckets.*"),
+    "roles/logging.configWriter": ("logging.sinks.*", "logging.buckets.*", "logging.logMetrics.*"),
     "roles/orgpolicy.policyViewer": ("orgpolicy.policy.get", "orgpolicy.constraints.list"),
     "roles/monitoring.editor": ("monitoring.*",),
     "roles/monitoring.viewer": ("monitoring.*.get", "monitoring.*.list"),
+    "roles/billing.costsManager": ("billing.budgets.*",),
     "roles/cloudscheduler.admin": ("cloudscheduler.*",),
     "roles/cloudscheduler.viewer": ("cloudscheduler.*.get", "cloudscheduler.*.list"),
 }  # fmt: skip

@@ -32,6 +32,7 @@ from tests.deploy.emulator import (
     sqladmin,
     storage,
     sts,
+    watch,
 )
 from tests.deploy.emulator.certificates import Authority
 from tests.deploy.emulator.core import HANDLERS, ApiError, Call, Raw, denied
@@ -81,6 +82,7 @@ class Emulator:
         self.run = run.CloudRun(self)
         self.logs = logs.Logs()
         self.federation = sts.Federation()
+        self.watch = watch.Watch()
         #: Permissions that every caller lacks (`secretmanager.secrets.create`).
         self.denied: set[str] = set()
         #: Access token → who has it. The owner may do all that `denied` leaves; others what the project's policy says.
@@ -108,9 +110,20 @@ class Emulator:
     def adopt(self, other: Emulator) -> None:
         """Take over a copy of another's state: a deployment that a test need not make anew."""
         memo: dict[int, Any] = {id(other): self}
-        for name in ("project", "iam", "secrets", "storage", "sql", "registry", "builds", "logs", "federation"):
+        for name in (
+            "project",
+            "iam",
+            "secrets",
+            "storage",
+            "sql",
+            "registry",
+            "builds",
+            "logs",
+            "federation",
+            "watch",
+        ):
             setattr(self, name, copy.deepcopy(getattr(other, name), memo))
-        for name in ("services", "revisions", "addresses", "jobs", "executions", "region"):
+        for name in ("services", "revisions", "addresses", "jobs", "executions", "region", "job_policies"):
             setattr(self.run, name, copy.deepcopy(getattr(other.run, name), memo))
 
     def environment(self, home: Path) -> dict[str, str]:

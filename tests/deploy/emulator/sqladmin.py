@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +15,14 @@ TIERS = re.compile(r"db-f1-micro|db-g1-small|db-custom-(1|\d*[02468])-\d+|db-per
 
 class Engine(Protocol):
     """A real PostgreSQL behind an instance, when there is one."""
+
+    def dump(self) -> bytes:
+        """Return a backup: every user with its password, and the databases."""
+        ...
+
+    def load(self, backup: bytes) -> None:
+        """Become what a backup holds."""
+        ...
 
     def create_database(self, name: str) -> None: ...
 
@@ -27,6 +37,8 @@ class Instance:
     databases: dict[str, dict[str, Any]] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
     backups: list[dict[str, Any]] = field(default_factory=list)
+    #: A backup's id → what it holds: (databases, users, the engine's own backup).
+    held: dict[str, tuple[dict[str, Any], dict[str, str], bytes]] = field(default_factory=dict)
 
 
 @dataclass
@@ -38,7 +50,36 @@ class Sql:
     #: How often an operation is looked at before it is done.
     polls: int = 0
     engine: Engine | None = None
+    #: Instance → its engine, where several have one; `make_engine` makes one for each new instance.
+    engines: dict[str, Engine] = field(default_factory=dict)
+    make_engine: Callable[[str], Engine] | None = None
+    #: Instances that were deleted: their names can't be used again for a week.
+    gone: set[str] = field(default_factory=set)
     quota_of_instances: int = 10
+
+    def engine_of(self, instance: str) -> Engine | None:
+        """Return the engine behind an instance."""
+        return self.engines.get(instance, self.engine)
+
+    def must_be_free(self, name: str) -> None:
+        """Raise the 409 of a name that is taken, or was until a while ago."""
+        if name in self.instances:
+            raise ApiError(409, "ALREADY_EXISTS", "The Cloud SQL instance already exists.")
+        if name in self.gone:
+            raise ApiError(
+                409,
+                "ALREADY_EXISTS",
+                "The Cloud SQL instance already exists. When you delete an instance, you cannot reuse the name of the deleted instance"
+                " until one week from the deletion date.",
+            )
+        if len(self.instances) >= self.quota_of_instances:
+            raise ApiError(403, "PERMISSION_DENIED", "The quota of instances of this project is used up.")
+
+    def add(self, name: str, instance: Instance) -> None:
+        """Put a new instance, with an engine of its own where there are such."""
+        self.instances[name] = instance
+        if self.make_engine is not None:
+            self.engines[name] = self.make_engine(name)
 
     def operation(self, project: str, instance: str, kind: str) -> dict[str, Any]:
         """Begin an operation and return it."""
@@ -65,10 +106,11 @@ class Sql:
         operation["status"] = "RUNNING"
         if operation["_left"] < 0:
             operation |= {"status": "DONE", "endTime": now()}
-            if operation["operationType"] == "CREATE" and operation["targetId"] in self.instances:
+            if operation["operationType"] in {"CREATE", "CLONE"} and operation["targetId"] in self.instances:
                 self.instances[operation["targetId"]].meta["state"] = "RUNNABLE"
             if operation["operationType"] == "DELETE":
                 self.instances.pop(operation["targetId"], None)
+                self.gone.add(operation["targetId"])
 
     @staticmethod
     def shown(operation: dict[str, Any]) -> dict[str, Any]:
@@ -105,10 +147,7 @@ def insert(call: Call) -> Any:
             "INVALID_ARGUMENT",
             "The instance name is too long: project and name have at most 98 characters.",
         )
-    if name in sql.instances:
-        raise ApiError(409, "ALREADY_EXISTS", "The Cloud SQL instance already exists.")
-    if len(sql.instances) >= sql.quota_of_instances:
-        raise ApiError(403, "PERMISSION_DENIED", "The quota of instances of this project is used up.")
+    sql.must_be_free(name)
     region_must_exist(body.get("region", "us-central"), "Cloud SQL")
     project.must_be_allowed_here(body["region"])
     if not TIERS.fullmatch(settings.get("tier", "")):
@@ -142,7 +181,7 @@ def insert(call: Call) -> Any:
         "transactionLogRetentionDays", 1
     ) not in range(1, 8):
         raise ApiError(400, "INVALID_ARGUMENT", "transactionLogRetentionDays must be 1 to 7")
-    sql.instances[name] = Instance(
+    made = Instance(
         {
             **body,
             "kind": "sql#instance",
@@ -158,7 +197,54 @@ def insert(call: Call) -> Any:
         databases={"postgres": {"name": "postgres"}},
         users={"postgres": ""},
     )
+    sql.add(name, made)
     return sql.operation(project.id, name, "CREATE")
+
+
+@rest("sql.instances.clone", permission="cloudsql.instances.clone", writes=True)
+def clone(call: Call) -> Any:
+    source, sql, context = _instance(call, ready=True), call.emulator.sql, call.body["cloneContext"]
+    name = context["destinationInstanceName"]
+    name_must_match(r"[a-z][a-z0-9-]*", name, "instance")
+    sql.must_be_free(name)
+    backup = source.meta["settings"].get("backupConfiguration", {})
+    if "pointInTime" in context and not backup.get("pointInTimeRecoveryEnabled"):
+        raise ApiError(
+            400, "INVALID_ARGUMENT", "Invalid request: point-in-time recovery is not enabled for the source instance."
+        )
+    meta = copy.deepcopy(source.meta)
+    meta |= {
+        "name": name,
+        "state": "PENDING_CREATE",
+        "createTime": now(),
+        "connectionName": f"{meta['project']}:{meta['region']}:{name}",
+    }
+    meta["settings"]["settingsVersion"] = "1"
+    engine = sql.engine_of(call.parameters["instance"])
+    backup_of_it = engine.dump() if engine else b""
+    sql.add(name, Instance(meta, copy.deepcopy(source.databases), dict(source.users)))
+    if engine := sql.engines.get(name):
+        engine.load(backup_of_it)
+    return sql.operation(call.parameters["project"], name, "CLONE")
+
+
+@rest("sql.instances.restoreBackup", permission="cloudsql.instances.restoreBackup", writes=True)
+def restore_backup(call: Call) -> Any:
+    """The target becomes what the backup holds, its users with their passwords of then included."""
+    target, sql, context = _instance(call, ready=True), call.emulator.sql, call.body["restoreBackupContext"]
+    source = sql.instances.get(context.get("instanceId") or call.parameters["instance"])
+    if source is None or context["backupRunId"] not in source.held:
+        raise missing("The backup does not exist.")
+    if source.meta["databaseVersion"] != target.meta["databaseVersion"]:
+        raise ApiError(400, "INVALID_ARGUMENT", "Invalid request: the instances have different database versions.")
+    sizes = [int(i.meta["settings"].get("dataDiskSizeGb", 10)) for i in (source, target)]
+    if sizes[1] < sizes[0]:
+        raise ApiError(400, "INVALID_ARGUMENT", "Invalid request: the target instance's disk is smaller.")
+    databases, users, held = source.held[context["backupRunId"]]
+    target.databases, target.users = copy.deepcopy(databases), dict(users)
+    if engine := sql.engine_of(call.parameters["instance"]):
+        engine.load(held)
+    return sql.operation(call.parameters["project"], call.parameters["instance"], "RESTORE_VOLUME")
 
 
 @rest("sql.instances.get", permission="cloudsql.instances.get")
@@ -169,7 +255,10 @@ def get(call: Call) -> Any:
 @rest("sql.instances.list", permission="cloudsql.instances.list")
 def list_instances(call: Call) -> Any:
     call.emulator.project.must_be(call.parameters["project"])
-    return {"kind": "sql#instancesList", "items": [i.meta for i in call.emulator.sql.instances.values()]}
+    wanted = dict(re.findall(r"settings\.userLabels\.([\w-]+):([\w-]+)", call.option("filter")))
+    items = [i.meta for i in call.emulator.sql.instances.values()]
+    found = [meta for meta in items if wanted.items() <= meta["settings"].get("userLabels", {}).items()]
+    return {"kind": "sql#instancesList", "items": found}
 
 
 @rest("sql.instances.patch", "sql.instances.update", permission="cloudsql.instances.update", writes=True)
@@ -222,8 +311,8 @@ def insert_database(call: Call) -> Any:
             "INVALID_ARGUMENT",
             f'Invalid request: failed to create database {name}. Detail: pq: database "{name}" already exists.',
         )
-    if call.emulator.sql.engine:
-        call.emulator.sql.engine.create_database(name)
+    if engine := call.emulator.sql.engine_of(call.parameters["instance"]):
+        engine.create_database(name)
     instance.databases[name] = {"name": name, "charset": call.body.get("charset", "UTF8")}
     return call.emulator.sql.operation(call.parameters["project"], call.parameters["instance"], "CREATE_DATABASE")
 
@@ -259,8 +348,8 @@ def _set_user(call: Call, instance: Instance, name: str) -> dict[str, Any]:
     password = call.body.get("password", "")
     if not password:
         raise ApiError(400, "INVALID_ARGUMENT", "Invalid request: password is required.")
-    if call.emulator.sql.engine:
-        call.emulator.sql.engine.set_user(name, password)
+    if engine := call.emulator.sql.engine_of(call.parameters["instance"]):
+        engine.set_user(name, password)
     instance.users[name] = password
     return call.emulator.sql.operation(call.parameters["project"], call.parameters["instance"], "CREATE_USER")
 
@@ -268,11 +357,20 @@ def _set_user(call: Call, instance: Instance, name: str) -> dict[str, Any]:
 @rest("sql.backupRuns.insert", permission="cloudsql.backupRuns.create", writes=True)
 def insert_backup(call: Call) -> Any:
     instance = _instance(call, ready=True)
+    identity, engine = (
+        str(1700000000000 + len(call.emulator.sql.operations)),
+        call.emulator.sql.engine_of(call.parameters["instance"]),
+    )
+    instance.held[identity] = (
+        copy.deepcopy(instance.databases),
+        dict(instance.users),
+        engine.dump() if engine else b"",
+    )
     instance.backups.insert(
         0,
         {
             "kind": "sql#backupRun",
-            "id": str(1700000000000 + len(call.emulator.sql.operations)),
+            "id": identity,
             "status": "SUCCESSFUL",
             "type": "ON_DEMAND",
             "instance": call.parameters["instance"],
