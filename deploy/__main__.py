@@ -23,6 +23,10 @@ Command = Callable[[Session, argparse.Namespace], int]
 COMMANDS: dict[str, tuple[Command, str]] = {
     "plan": (release.plan, "show what would be created or changed, with the exact commands; changes nothing"),
     "apply": (release.apply, "do it: create, change, release, test. Safe to run again at any point"),
+    "release": (
+        release.release,
+        "release on what Terraform made (deploy/terraform): secrets' values, the user, a revision; refuses anything else",
+    ),
     "bootstrap": (
         bootstrap.main,
         "once, by an administrator: accounts, their rights over the project, a workflow's way in",
@@ -69,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("environment", help="a name in deploy/environments (dev, staging, prod), or a YAML file")
     for name in ("plan", "status", "doctor"):
         made[name].add_argument("--json", action="store_true", help="print JSON")
-    for name in ("plan", "apply"):
+    for name in ("plan", "apply", "release"):
         made[name].add_argument(
             "--oauth-client",
             metavar="FILE",
@@ -78,9 +82,9 @@ def parser() -> argparse.ArgumentParser:
     made["promote"].add_argument(
         "to", metavar="TO", help="the environment that gets it; its file says `image: promoted`"
     )
-    for name in ("apply", "bootstrap", "promote", "restore"):
+    for name in ("apply", "release", "bootstrap", "promote", "restore"):
         made[name].add_argument("--yes", action="store_true", help="ask no confirmation")
-    for name in ("apply", "promote"):
+    for name in ("apply", "release", "promote"):
         made[name].add_argument(
             "--parallel",
             type=int,
@@ -88,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             help="steps at a time (default: %(default)s)",
         )
-    for name in ("apply", "promote", "rotate", "rollback", "restore"):
+    for name in ("apply", "release", "promote", "rotate", "rollback", "restore"):
         made[name].add_argument(
             "--no-smoke",
             action="store_true",

@@ -47,6 +47,19 @@ class Step:
         return f"{given} | {text}"
 
 
+#: Keys (or their beginnings) of the steps that release, on resources that live long: with Terraform, `release` does
+#: these and nothing else.
+_RELEASES = (
+    "backup", "candidate", "deploy", "image", "migrate", "prune/", "smoke", "sql/user", "traffic", "untag", "gc/", "watch/",
+)  # fmt: skip
+
+
+def of_a_release(step: Step) -> bool:
+    """Return whether a step belongs to a release: no resource comes of it that Terraform makes."""
+    of_a_secret = step.key.startswith("secret/") and step.argv[1:3] in {("secrets", "versions"), ("secrets", "update")}
+    return step.key.startswith(_RELEASES) or (of_a_secret and not step.key.endswith("/settings"))
+
+
 @dataclass
 class Plan:
     """What would be done, in an order that works, what stays as it is, and what is refused: then nothing is done."""
@@ -245,8 +258,12 @@ def _secrets(plan: Plan, config: Config, state: State, given_client_id: str) -> 
             plan.add(Step(f"{key}/settings", "change", f"secret {name}", argv, details=changed.lines))
         if not kept.enabled and not kept.newest:
             # gcloud makes the secret first and its first version then: this one was interrupted in between.
+            # Or Terraform made it, without what goes with its value.
             argv = secrets.add(config, name)
             plan.add(Step(key, "change", f"secret {name}: its first version", argv, value, (f"{key}/settings",)))
+            if secret.key == "oauth-client-secret" and not kept.notes.get("client-id"):
+                argv = secrets.annotate(config, name, notes)
+                plan.add(Step(f"{key}/note", "change", f"secret {name}: note the client's id", argv, needs=(key,)))
         elif not kept.enabled:
             plan.notes.append(
                 f"secret {name} has no enabled version: enable one, or delete the secret to have a new one made"

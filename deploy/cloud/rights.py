@@ -1,8 +1,6 @@
-"""Which rights each command needs, and which of Google's roles has each:
+"""Which rights each command needs, and which of Google's roles has each: the tables that errors are told by.
 
-the table that `bootstrap` grants from and errors are told by.
-
-The tests' cloud enforces it: every command runs with exactly these, and fails with the role named when one is taken
+The tests' cloud enforces them: every command runs with exactly these, and fails with the role named when one is taken
 away.
 """
 
@@ -144,3 +142,97 @@ ROLES = {
     "logging.logEntries.list": "roles/logging.viewer",
     "orgpolicy.policy.get": "roles/orgpolicy.policyViewer",
 }
+
+#: What every look at an environment asks for.
+LOOK = frozenset(
+    {
+        "serviceusage.services.list", "resourcemanager.projects.get", "resourcemanager.projects.getIamPolicy",
+        "iam.serviceAccounts.get", "iam.serviceAccounts.getIamPolicy",
+        "storage.buckets.get", "storage.buckets.getIamPolicy",
+        "artifactregistry.repositories.get",
+        "cloudsql.instances.get", "cloudsql.databases.list", "cloudsql.users.list", "cloudsql.backupRuns.list",
+        "secretmanager.secrets.list", "secretmanager.secrets.getIamPolicy", "secretmanager.versions.list",
+        "run.services.get", "run.revisions.get", "run.jobs.get",
+        "logging.buckets.get", "logging.sinks.get", "logging.logMetrics.get",
+    }
+)  # fmt: skip
+#: With `housekeeping` and `monitoring`, and what an image that is built asks for besides.
+WATCH = frozenset(
+    {
+        "cloudscheduler.jobs.get", "run.jobs.getIamPolicy", "monitoring.notificationChannels.list", "monitoring.alertPolicies.list",
+        "monitoring.uptimeCheckConfigs.list", "monitoring.dashboards.get",
+    }
+)  # fmt: skip
+BUILD = frozenset(
+    {
+        "artifactregistry.repositories.getIamPolicy", "artifactregistry.repositories.setIamPolicy", "artifactregistry.tags.get",
+        "cloudbuild.builds.create", "cloudbuild.builds.get", "cloudbuild.builds.list", "storage.objects.create", "storage.objects.get",
+        "storage.objects.list", "storage.buckets.list",
+    }
+)  # fmt: skip
+_JOB = frozenset(
+    {
+        "iam.serviceAccounts.actAs", "run.jobs.create", "run.jobs.update", "run.jobs.run", "run.executions.get", "run.executions.list",
+        "run.tasks.list",
+    }
+)  # fmt: skip
+_RELEASE = frozenset({"iam.serviceAccounts.actAs", "run.services.update"})
+#: What makes and changes an environment's resources.
+_MAKE = frozenset(
+    {
+        "serviceusage.services.enable", "resourcemanager.projects.setIamPolicy",
+        "iam.serviceAccounts.create", "iam.serviceAccounts.update", "iam.serviceAccounts.enable", "iam.serviceAccounts.setIamPolicy",
+        "artifactregistry.repositories.create", "artifactregistry.repositories.update",
+        "cloudsql.instances.create", "cloudsql.instances.update", "cloudsql.databases.create", "cloudsql.users.create",
+        "cloudsql.users.update", "cloudsql.backupRuns.create", "cloudsql.backupRuns.delete",
+        "secretmanager.secrets.create", "secretmanager.secrets.get", "secretmanager.secrets.update", "secretmanager.secrets.setIamPolicy",
+        "secretmanager.versions.add", "secretmanager.versions.access",
+        "storage.buckets.create", "storage.buckets.update", "storage.buckets.setIamPolicy",
+        "run.services.create",
+    }
+)  # fmt: skip
+_MAKE_WATCH = frozenset(
+    {
+        "run.jobs.setIamPolicy", "cloudscheduler.jobs.create", "cloudscheduler.jobs.update", "cloudscheduler.jobs.delete",
+        "run.jobs.delete", "logging.buckets.create", "logging.buckets.update", "logging.buckets.undelete",
+        *(f"logging.{what}.{verb}" for what in ("sinks", "logMetrics") for verb in ("create", "update", "delete")),
+        *(
+            f"monitoring.{what}.{verb}"
+            for what in ("notificationChannels", "alertPolicies", "uptimeCheckConfigs", "dashboards")
+            for verb in ("create", "update", "delete")
+        ),
+    }
+)  # fmt: skip
+
+#: Command → its rights, for an image that exists already and without what watches: with it, WATCH comes to all that
+#: look, and to `apply` and `destroy` what makes and takes it. `smoke` needs the project's number alone; `bootstrap` is
+#: an owner's, once; `doctor` tells what it may not see.
+NEEDS: dict[str, frozenset[str]] = {
+    "plan": LOOK,
+    "status": LOOK | {"cloudsql.instances.list", "run.executions.list"},
+    "apply": LOOK | _MAKE | _JOB | _RELEASE,
+    "backup": frozenset({"cloudsql.backupRuns.create", "cloudsql.backupRuns.list", "cloudsql.instances.get"}),
+    "rotate": LOOK
+    | _RELEASE
+    | {"run.revisions.list", "cloudsql.users.update", "secretmanager.versions.add", "secretmanager.versions.disable"},
+    "migrate": LOOK
+    | {
+        "cloudsql.backupRuns.create", "iam.serviceAccounts.actAs", "run.jobs.update", "run.jobs.run", "run.executions.get",
+    },
+    "restore": LOOK
+    | _RELEASE
+    | (_JOB - {"run.tasks.list"})
+    | {
+        "resourcemanager.projects.setIamPolicy", "cloudsql.instances.create", "cloudsql.instances.restoreBackup",
+        "cloudsql.users.update", "secretmanager.versions.add", "secretmanager.versions.access", "run.jobs.delete",
+        "logging.logEntries.list",
+    },
+    "rollback": LOOK | _RELEASE | {"run.revisions.list"},
+    "logs": frozenset({"logging.logEntries.list"}),
+    "destroy": LOOK
+    | {
+        "resourcemanager.projects.setIamPolicy", "iam.serviceAccounts.delete", "artifactregistry.repositories.delete",
+        "cloudsql.instances.list", "cloudsql.instances.delete", "secretmanager.secrets.delete", "storage.buckets.delete",
+        "storage.objects.list", "storage.objects.delete", "run.services.delete", "run.jobs.delete",
+    },
+}  # fmt: skip

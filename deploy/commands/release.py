@@ -165,6 +165,21 @@ def apply(session: Session, arguments: argparse.Namespace) -> int:
     return carry_out(session, made, state, arguments)
 
 
+def release(session: Session, arguments: argparse.Namespace) -> int:
+    """Release on what Terraform made: like `apply`, but what lives long must be there, and as the file says."""
+    made, state = _plan(session, arguments)
+    foreign = [step for step in made.steps if not planning.of_a_release(step)]
+    if foreign or made.refused:
+        show(session, made)
+        for step in foreign:
+            session.say(f"  ✗ {step.title}: is Terraform's", "red")
+        raise Stop(
+            "what lives long is not as the file says: terraform apply (docs/terraform.md), then the same command again"
+        )
+    show(session, made)
+    return carry_out(session, made, state, arguments)
+
+
 def carry_out(session: Session, made: Plan, state: State, arguments: argparse.Namespace) -> int:
     """Ask what there is to ask, run the plan, and tell how it went."""
     if made.steps:

@@ -16,7 +16,7 @@ from typing import Any
 from deploy.cloud.google import Google, side_by_side
 from deploy.config import Config
 from deploy.resources import schema_job
-from deploy.resources.base import Argv, holds, joined, p, told
+from deploy.resources.base import Argv, holds, p, told
 
 INVOKER = "roles/run.invoker"
 #: Stands in an alert for its channels, whose names are Google's: they are looked up when the alert is made.
@@ -113,7 +113,7 @@ def look(config: Config, google: Google, on: Callable[[str], bool]) -> Found:
         looks += [
             lambda: setattr(there, "channels", _mine(config, google, "notificationChannels", "notificationChannels")),
             lambda: setattr(there, "alerts", {a["userLabels"].get("alert", a["name"]): a for a in _mine(config, google, "alertPolicies", "alertPolicies")}),
-            lambda: setattr(there, "uptime", next(iter(_mine(config, google, "uptimeCheckConfigs", "uptimeCheckConfigs")), None)),
+            lambda: setattr(there, "uptime", _check(config, google)),
             put("dashboard", f"{_MONITORING}/v1/projects/{config.project}/dashboards/{name}"),
         ]  # fmt: skip
     watched = config.settings.monitoring
@@ -136,6 +136,17 @@ def _mine(config: Config, google: Google, collection: str, key: str) -> list[dic
     url = f"{_MONITORING}/v3/projects/{config.project}/{collection}"
     own = {"app": "gatehouse", "environment": config.environment}
     return [item for item in google.pages(url, key) if own.items() <= item.get("userLabels", {}).items()]
+
+
+def _check(config: Config, google: Google) -> dict[str, Any] | None:
+    """Return the uptime check, by its name: gcloud (528) takes `--user-labels` and sends none."""
+    url = f"{_MONITORING}/v3/projects/{config.project}/uptimeCheckConfigs"
+    listed = google.pages(url, "uptimeCheckConfigs")
+    return next((item for item in listed if item.get("displayName") == _check_name(config)), None)
+
+
+def _check_name(config: Config) -> str:
+    return f"{config.names.service} answers"
 
 
 def _budget(config: Config, google: Google, billing_account: str) -> dict[str, Any] | None:
@@ -161,7 +172,7 @@ def parts(config: Config, there: Found, number: str, image: str) -> list[Part]:
     made += [
         _uptime(config, there, number),
         _backups(config, there),
-        *_alerts(config, there),
+        *_alerts(config, there, number),
         _dashboard(config, there),
     ]
     if there.budget is not None or (config.settings.monitoring and config.settings.monitoring.budget):
@@ -310,11 +321,11 @@ def _channels(config: Config, there: Found) -> list[Part]:
 
 def _uptime(config: Config, there: Found, number: str) -> Part:
     """From outside, without signing in: the proxy's `/ping`, which answers once MLflow is ready behind it."""
-    name, host = f"{config.names.service} answers", config.public_url(number).removeprefix("https://")
+    name, host = _check_name(config), config.public_url(number).removeprefix("https://")
     wanted = None
     if config.settings.monitoring and config.service.ingress == "all":
         wanted = {
-            "displayName": name, "timeout": "10s", "period": "300s", "userLabels": _labels(config),
+            "displayName": name, "timeout": "10s", "period": "300s",
             "monitoredResource": {"type": "uptime_url", "labels": {"host": host, "project_id": config.project}},
             "httpCheck": {"path": "/ping", "useSsl": True, "validateSsl": True},
         }  # fmt: skip
@@ -328,14 +339,13 @@ def _uptime(config: Config, there: Found, number: str) -> Part:
         and found.get("monitoredResource", {}).get("labels", {}).get("host") != host
     )
     identity = found["name"] if found else ""
-    labels = joined(_labels(config))
     create = (
         *checks, "create", name, "--resource-type=uptime-url", f"--resource-labels=host={host},project_id={config.project}",
-        "--protocol=https", *flags, f"--user-labels={labels}", p(config),
+        "--protocol=https", *flags, p(config),
     )  # fmt: skip
     delete = (*checks, "delete", identity, "--quiet", p(config))
     update = delete if moved else (
-        *checks, "update", identity, f"--display-name={name}", *flags, f"--update-user-labels={labels}", p(config))  # fmt: skip
+        *checks, "update", identity, f"--display-name={name}", *flags, p(config))  # fmt: skip
     return Part(
         "watch/uptime", f"uptime check of https://{host}/ping", wanted, found, create, update, delete, needs=("apis",)
     )
@@ -372,7 +382,7 @@ def _logged(query: str) -> dict[str, Any]:
     return {"conditionMatchedLog": {"filter": query}}
 
 
-def conditions(config: Config) -> dict[str, tuple[str, str, dict[str, Any]]]:
+def conditions(config: Config, number: str) -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Return each alert: what it is called, what to do when it comes, and its condition."""
     watched = config.settings.monitoring
     if watched is None:
@@ -384,6 +394,7 @@ def conditions(config: Config) -> dict[str, tuple[str, str, dict[str, Any]]]:
     rate = {"alignmentPeriod": "300s", "perSeriesAligner": "ALIGN_RATE", "crossSeriesReducer": "REDUCE_SUM"}
     logs = f"projects/{config.project}/logs/run.googleapis.com%2F"
     _, allowed = config.connection_budget()
+    host = config.public_url(number).removeprefix("https://")
     look = f"`python -m deploy logs {given} --severity=WARNING`; `python -m deploy rollback {given}` goes back to the release before."
     found = {
         "errors": (
@@ -432,7 +443,7 @@ def conditions(config: Config) -> dict[str, tuple[str, str, dict[str, Any]]]:
             {
                 "conditionThreshold": {
                     "filter": 'resource.type="uptime_url" AND metric.type="monitoring.googleapis.com/uptime_check/check_passed"'
-                    f' AND metadata.user_labels."environment"="{config.environment}"',
+                    f' AND resource.labels.host="{host}"',
                     "aggregations": [
                         {"alignmentPeriod": "600s", "perSeriesAligner": "ALIGN_FRACTION_TRUE", "crossSeriesReducer": "REDUCE_MEAN"}
                     ],
@@ -443,8 +454,8 @@ def conditions(config: Config) -> dict[str, tuple[str, str, dict[str, Any]]]:
     return found
 
 
-def _alerts(config: Config, there: Found) -> list[Part]:
-    wanted, made, policies = conditions(config), [], ("gcloud", "alpha", "monitoring", "policies")
+def _alerts(config: Config, there: Found, number: str) -> list[Part]:
+    wanted, made, policies = conditions(config, number), [], ("gcloud", "alpha", "monitoring", "policies")
     channels = sorted(c["name"] for c in there.channels) if config.settings.monitoring else []
     emails = config.settings.monitoring.emails if config.settings.monitoring else []
     waits = ("apis", "watch/uptime", "watch/backups", *(f"watch/channel/{email}" for email in emails))

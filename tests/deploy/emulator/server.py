@@ -89,6 +89,8 @@ class Emulator:
         self.callers: dict[str, str] = {OWNER_TOKEN: OWNER}
         #: What the caller of a permission has been asked for, and had: (caller, permission).
         self.used: set[tuple[str, str]] = set()
+        #: Permissions that a caller lacked, in order.
+        self.refused: list[str] = []
         self.requests: list[Recorded] = []
         #: Called after a write has taken effect and before it is answered: where a test kills the caller.
         self.after_write: Callable[[Call], None] | None = None
@@ -220,6 +222,7 @@ class Emulator:
     def must(self, caller: str, permission: str, account: str = "") -> None:
         """Raise the 403 of a right that the caller lacks."""
         if not self.may(caller, permission, account):
+            self.refused.append(permission)
             raise denied(permission, f"projects/{self.project.id}")
         self.used.add((caller, permission))
 

@@ -67,9 +67,9 @@ def _change(call: Call, document: dict[str, Any], mask: str) -> dict[str, Any]:
 
 
 @rest("cloudscheduler.projects.locations.jobs.get", permission="cloudscheduler.jobs.get")
-@rest("logging.projects.sinks.get", permission="logging.sinks.get")
+@rest("logging.projects.sinks.get", "logging.sinks.get", permission="logging.sinks.get")
 @rest("logging.projects.metrics.get", permission="logging.logMetrics.get")
-@rest("logging.projects.locations.buckets.get", permission="logging.buckets.get")
+@rest("logging.projects.locations.buckets.get", "logging.locations.buckets.get", permission="logging.buckets.get")
 @rest("monitoring.projects.notificationChannels.get", permission="monitoring.notificationChannels.get")
 @rest("monitoring.projects.alertPolicies.get", permission="monitoring.alertPolicies.get")
 @rest("monitoring.projects.uptimeCheckConfigs.get", permission="monitoring.uptimeCheckConfigs.get")
@@ -98,34 +98,54 @@ def patch_clock(call: Call) -> Any:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-@rest("logging.projects.locations.buckets.create", permission="logging.buckets.create", writes=True)
+@rest(
+    "logging.projects.locations.buckets.create",
+    "logging.locations.buckets.create",
+    permission="logging.buckets.create",
+    writes=True,
+)
 def create_store(call: Call) -> Any:
     call.emulator.project.must_be_allowed_here(call.parameters["parent"].rsplit("/", 1)[1])
     name = f"{call.parameters['parent']}/buckets/{call.option('bucketId')}"
     return _put(call, name, call.body | {"name": name, "lifecycleState": "ACTIVE"})
 
 
-@rest("logging.projects.locations.buckets.patch", permission="logging.buckets.update", writes=True)
+@rest(
+    "logging.projects.locations.buckets.patch",
+    "logging.locations.buckets.patch",
+    permission="logging.buckets.update",
+    writes=True,
+)
 def patch_store(call: Call) -> Any:
     if _get(call)["lifecycleState"] != "ACTIVE":
         raise ApiError(400, "FAILED_PRECONDITION", "Buckets that are to be deleted can't be updated.")
     return _change(call, call.body, call.option("updateMask"))
 
 
-@rest("logging.projects.locations.buckets.delete", permission="logging.buckets.delete", writes=True)
+@rest(
+    "logging.projects.locations.buckets.delete",
+    "logging.locations.buckets.delete",
+    permission="logging.buckets.delete",
+    writes=True,
+)
 def delete_store(call: Call) -> Any:
     """Gone after a week: until then its name is taken, and it can be had back."""
     _get(call)["lifecycleState"] = "DELETE_REQUESTED"
     return {}
 
 
-@rest("logging.projects.locations.buckets.undelete", permission="logging.buckets.undelete", writes=True)
+@rest(
+    "logging.projects.locations.buckets.undelete",
+    "logging.locations.buckets.undelete",
+    permission="logging.buckets.undelete",
+    writes=True,
+)
 def undelete_store(call: Call) -> Any:
     _get(call)["lifecycleState"] = "ACTIVE"
     return {}
 
 
-@rest("logging.projects.sinks.create", permission="logging.sinks.create", writes=True)
+@rest("logging.projects.sinks.create", "logging.sinks.create", permission="logging.sinks.create", writes=True)
 def create_sink(call: Call) -> Any:
     destination = call.body["destination"].removeprefix("logging.googleapis.com/")
     if call.emulator.watch.documents.get(destination, {}).get("lifecycleState") != "ACTIVE":
@@ -133,7 +153,13 @@ def create_sink(call: Call) -> Any:
     return _put(call, f"{call.parameters['parent']}/sinks/{call.body['name']}", call.body)
 
 
-@rest("logging.projects.sinks.update", "logging.projects.sinks.patch", permission="logging.sinks.update", writes=True)
+@rest(
+    "logging.projects.sinks.update",
+    "logging.sinks.update",
+    "logging.projects.sinks.patch",
+    permission="logging.sinks.update",
+    writes=True,
+)
 def update_sink(call: Call) -> Any:
     return _change(call, call.body, call.option("updateMask"))
 
@@ -244,7 +270,7 @@ def _check_alert(call: Call) -> None:
 @rest("monitoring.projects.uptimeCheckConfigs.delete", permission="monitoring.uptimeCheckConfigs.delete", writes=True)
 @rest("monitoring.projects.dashboards.delete", permission="monitoring.dashboards.delete", writes=True)
 @rest("logging.projects.metrics.delete", permission="logging.logMetrics.delete", writes=True)
-@rest("logging.projects.sinks.delete", permission="logging.sinks.delete", writes=True)
+@rest("logging.projects.sinks.delete", "logging.sinks.delete", permission="logging.sinks.delete", writes=True)
 @rest("cloudscheduler.projects.locations.jobs.delete", permission="cloudscheduler.jobs.delete", writes=True)
 @rest("billingbudgets.billingAccounts.budgets.delete", permission="billing.budgets.delete", writes=True)
 def delete(call: Call) -> Any:
