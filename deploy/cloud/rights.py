@@ -232,7 +232,8 @@ NEEDS: dict[str, frozenset[str]] = {
     "destroy": LOOK
     | {
         "resourcemanager.projects.setIamPolicy", "iam.serviceAccounts.delete", "artifactregistry.repositories.delete",
-        "cloudsql.instances.list", "cloudsql.instances.delete", "secretmanager.secrets.delete", "storage.buckets.delete",
+        "artifactregistry.repositories.getIamPolicy", "run.services.list", "cloudsql.instances.list", "cloudsql.instances.delete",
+        "secretmanager.secrets.delete", "storage.buckets.delete",
         "storage.objects.list", "storage.objects.delete", "run.services.delete", "run.jobs.delete",
     },
 }  # fmt: skip

@@ -100,7 +100,11 @@ def _what(session: Session, state: State, *, data: bool) -> tuple[Going, list[st
         goes.append((f"service account {config.account}", account.delete(config, config.account)))
     if state.repository is not None:
         title = f"image repository {config.names.repository} with every image"
-        goes.append((title, images.delete(config)))
+        users = images.users(config, google) if state.project.on("run") else []
+        if users:
+            stays.append(f"{title}: used by {', '.join(users)} (what was promoted lives here). Take these down first")
+        else:
+            goes.append((title, images.delete(config)))
     builder = config.address(config.names.build_account)
     if state.build_account is not None:
         goes.append((f"service account {builder}", account.delete(config, builder)))

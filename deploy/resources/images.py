@@ -204,6 +204,20 @@ def bind_reader(where: Place, member: str) -> Argv:
 # -------------------------------------------------------------------------------------------------------------------------
 
 
+def users(config: Config, google: Google) -> list[str]:
+    """Return who else serves images of this environment's repository: other services here, other projects' Cloud Run. Raises CloudError."""
+    url = f"https://run.googleapis.com/apis/serving.knative.dev/v1/namespaces/{config.project}/services"
+    found = []
+    for item in google.get(url).get("items", []):
+        held = [container["image"] for container in item["spec"]["template"]["spec"]["containers"]]
+        if item["metadata"]["name"] != config.names.service and any(h.startswith(config.repository) for h in held):
+            found.append(f"the service {item['metadata']['name']}")
+    for binding in look_at_policy(config, google).get("bindings", []):
+        if binding["role"] == READER:
+            found += [member for member in binding["members"] if not member.startswith("deleted:")]
+    return found
+
+
 def create(config: Config) -> Argv:
     """A tag never moves: what was tested is what serves."""
     return (

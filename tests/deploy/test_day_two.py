@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -153,6 +154,23 @@ def test_destroy_takes_what_it_promised_and_keeps_the_data(deployed: Tool) -> No
     assert not [b for b in cloud.project.policy.bindings if ACCOUNT in str(b)]
     assert "= stays: database server mlflow-dev" in result.out
     assert "= stays: bucket gs://demo-project-mlflow-dev" in result.out
+
+
+def test_the_repository_that_promoted_images_live_in_stays(deployed: Tool) -> None:
+    """Another environment's service, or another project's Cloud Run, would start no instance any more."""
+    cloud, place = deployed.cloud, "europe-west1/mlflow-dev"
+    other = copy.deepcopy(cloud.run.services["mlflow-dev"])
+    other.meta["metadata"]["name"] = "mlflow-prod"
+    container = other.meta["spec"]["template"]["spec"]["containers"][0]
+    container["image"] = f"europe-west1-docker.pkg.dev/{PROJECT}/mlflow-dev/gatehouse@sha256:{'0' * 64}"
+    cloud.run.services["mlflow-prod"] = other
+    result = deployed.here("destroy", "--data", "--confirm", "dev")
+    assert result.code == 0, result.text
+    assert "used by the service mlflow-prod (what was promoted lives here)" in result.out
+    assert place in cloud.registry.repositories
+    del cloud.run.services["mlflow-prod"]
+    deployed.here_good("destroy", "--data", "--confirm", "dev")
+    assert place not in cloud.registry.repositories
 
 
 def test_after_destroy_apply_comes_back_with_the_data(deployed: Tool) -> None:
