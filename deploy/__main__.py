@@ -138,7 +138,10 @@ def main(argv: list[str] | None = None) -> int:
         told = denied.explain(opened.config, opened.google, error) if opened else str(error)
         errors.print(f"deploy: error: {error.what}: {told}")
         return DENIED if error.kind == "denied" else FAILED
-    except (SmokeError, Stop, JobError) as error:
+    except Stop as error:
+        errors.print(f"deploy: error: {error}")
+        return error.code
+    except (SmokeError, JobError) as error:
         errors.print(f"deploy: error: {error}")
         return FAILED
     except KeyboardInterrupt:

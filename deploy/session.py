@@ -11,18 +11,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploy import smoke
+from deploy import denied, smoke
 from deploy.cloud.errors import CloudError
 from deploy.cloud.gcloud import Gcloud
 from deploy.cloud.google import Google
 from deploy.config import ROOT, Config, load
+from deploy.exit_codes import DENIED, FAILED
 from deploy.observe import State, observe
 from deploy.resources import images, project
 from deploy.resources.secrets import Vault
 
 
 class Stop(Exception):
-    """The command can't go on; the message says why and what to do."""
+    """The command can't go on; the message says why and what to do, `code` is the process's exit code."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass
@@ -86,6 +91,12 @@ class Session:
                 "--role=roles/iam.serviceAccountOpenIdTokenCreator",
             ) from None  # fmt: skip
         return know(str(answer["token"]))
+
+    def stopped(self, error: Exception, after: str) -> Stop:
+        """Return the end of a command that failed on its way: the error with its way out, and what there is after it."""
+        told = denied.explain(self.config, self.google, error) if isinstance(error, CloudError) else str(error)
+        lacks = isinstance(error, CloudError) and error.kind == "denied"
+        return Stop(f"{told}\n{after}", DENIED if lacks else FAILED)
 
     def smoke(self, url: str, public_url: str) -> None:
         """Run the smoke test. Raises SmokeError, CloudError."""

@@ -247,8 +247,8 @@ def _switch(session: Session, to: Config, state: State, version: str, *, smoke: 
             session.smoke(to.url(state.number, CANDIDATE), to.public_url(state.number))
         gcloud.write(service.to_tag(to, CANDIDATE))
     except (CloudError, SmokeError) as error:
-        raise Stop(
-            f"{error}\n{state.serving} keeps all the traffic, with {session.config.names.sql}. The same command goes on."
+        raise session.stopped(
+            error, f"{state.serving} keeps all the traffic, with {session.config.names.sql}. The same command goes on."
         ) from None
 
 

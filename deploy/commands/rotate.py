@@ -56,10 +56,10 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
         if key == "database-url":
             _password(session, session.vault.stored(key, old))
         gcloud.write(secrets.disable(config, name, new))
-        raise Stop(
-            f"{error}\n{state.serving} keeps all the traffic with version {old} of {name}; version {new} is disabled "
-            "again."
-            " Fix it, then run the same command again."
+        raise session.stopped(
+            error,
+            f"{state.serving} keeps all the traffic with version {old} of {name}; version {new} is disabled again."
+            " Fix it, then run the same command again.",
         ) from None
     gcloud.write(service.untag(config, CANDIDATE))
     if environment:

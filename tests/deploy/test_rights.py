@@ -197,7 +197,8 @@ def test_looking_needs_each_right_of_the_table_and_no_other(deployed: Tool) -> N
     assert grow(deployed, frozenset(), "plan") == NEEDS["plan"] - AT_TIMES
     good = {"id": "1", "status": "SUCCESSFUL", "endTime": now(), "enqueuedTime": now(), "type": "AUTOMATED"}
     deployed.cloud.sql.instances["mlflow-dev"].backups.append(good)
-    assert grow(deployed, NEEDS["plan"], "status") == NEEDS["status"]
+    # What the schema job found is told as unknown to who may not see it.
+    assert grow(deployed, NEEDS["plan"] | {"run.executions.list"}, "status") == NEEDS["status"]
     assert grow(deployed, frozenset(), "logs") == NEEDS["logs"]
     for api in ("cloudscheduler", "monitoring"):
         deployed.cloud.project.enabled.add(f"{api}.googleapis.com")
@@ -221,9 +222,11 @@ def test_each_command_needs_each_right_of_the_table_and_no_other(deployed: Tool)
 def test_apply_needs_each_right_of_the_table_and_no_other(tool: Tool) -> None:
     """An environment from nothing: each run gets further, and says which right it needs next, and which role has it."""
     made = grow(tool, LOOK, "apply", "--yes", "--no-smoke", "--oauth-client", str(tool.client_file()))
-    assert NEEDS["apply"] - made == CHANGES
+    assert CHANGES - RESUMED <= NEEDS["apply"] - made <= CHANGES
 
 
+#: Asked for by a run that continues another, which is interrupted at one point or at another.
+RESUMED = {"secretmanager.versions.access", "run.jobs.update", "run.executions.list", "run.tasks.list"}
 #: Asked for by changes of what is there alone: `test_what_is_done_by_hand_is_told…` makes these as the owner.
 CHANGES = {
     "iam.serviceAccounts.update", "iam.serviceAccounts.enable", "iam.serviceAccounts.setIamPolicy", "secretmanager.secrets.get",
