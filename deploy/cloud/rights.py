@@ -214,7 +214,10 @@ NEEDS: dict[str, frozenset[str]] = {
     "backup": frozenset({"cloudsql.backupRuns.create", "cloudsql.backupRuns.list", "cloudsql.instances.get"}),
     "rotate": LOOK
     | _RELEASE
-    | {"run.revisions.list", "cloudsql.users.update", "secretmanager.versions.add", "secretmanager.versions.disable"},
+    | {
+        "run.revisions.list", "cloudsql.users.update", "secretmanager.versions.access", "secretmanager.versions.add",
+        "secretmanager.versions.disable",
+    },
     "migrate": LOOK
     | {
         "cloudsql.backupRuns.create", "iam.serviceAccounts.actAs", "run.jobs.update", "run.jobs.run", "run.executions.get",

@@ -26,6 +26,8 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
     if key == "oauth-client-secret":
         client = _new_client(session, arguments)
         environment = {"OAUTH2_PROXY_CLIENT_ID": client} if client else {}
+    # Read before anything is changed: who couldn't read it could not put the old password back.
+    before = session.vault.stored(key, old) if key == "database-url" else ""
     say(f"a new version of {name} …")
     new = (
         gcloud.write((*secrets.add(config, name), "--format=value(name)"), session.vault.value(key))
@@ -54,7 +56,7 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
         gcloud.write(service.to_tag(config, CANDIDATE))
     except (CloudError, SmokeError) as error:
         if key == "database-url":
-            _password(session, session.vault.stored(key, old))
+            _password(session, before)
         gcloud.write(secrets.disable(config, name, new))
         raise session.stopped(
             error,

@@ -16,6 +16,7 @@ from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import URL, CreateEnginePlugin, Engine, make_url
 from sqlalchemy.exc import InvalidatePoolError
 
+from gatehouse.database import tokens
 from gatehouse.dispatch.work import TOOK_TOO_LONG, Stopped, current
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ class FewerRoundTrips(CreateEnginePlugin):
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         super().__init__(url, kwargs)
         self._limit = str(url.query.get(_LIMIT, ""))
+        _, self._by_token = tokens.split(url)
 
     def update_url(self, url: URL) -> URL:
         """Return the URL without what is for this plug-in."""
-        return url.difference_update_query([_LIMIT])
+        return tokens.split(url)[0].difference_update_query([_LIMIT])
 
     def handle_dialect_kwargs(self, _dialect: type, options: dict[str, Any]) -> None:
         """Have psycopg2 send statements for many rows a hundred at a time (SQLAlchemy's documentation on psycopg2)."""
@@ -70,6 +72,8 @@ class FewerRoundTrips(CreateEnginePlugin):
 
     def engine_created(self, engine: Engine) -> None:
         """Ping connections that were idle; if one is dead, so are the others: all are made anew."""
+        if self._by_token:
+            tokens.sign_in(engine)
 
         @event.listens_for(engine, "do_connect")
         def _notice_a_dead_peer(_dialect: object, _entry: object, _args: object, parameters: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ import sqlalchemy
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import NullPool
 
+from gatehouse.database import tokens
 from gatehouse.database.engine import TCP
 from gatehouse.database.reach import SchemaError, check_pooler, check_rights, shown, told, wait_for_database
 from gatehouse.exit_codes import Exit
@@ -59,11 +60,14 @@ def make_engine(uri: str) -> Engine:
     needs it from the start, so it begins where ``locked`` says (SQLAlchemy's documentation on pysqlite, "Serializable
     isolation / Savepoints / Transactional DDL").
     """
-    url = sqlalchemy.make_url(uri)
+    url, by_token = tokens.split(sqlalchemy.make_url(uri))
     if url.get_backend_name() != "sqlite":
         defaults = {"connect_timeout": CONNECT_TIMEOUT_S, **TCP}
         given = {name: value for name, value in defaults.items() if name not in url.query}
-        return sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=given)
+        made = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=given)
+        if by_token:
+            tokens.sign_in(made)
+        return made
     engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"timeout": 60})
 
     @sqlalchemy.event.listens_for(engine, "connect")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psycopg2
 from sqlalchemy.engine import URL, make_url
 
+from gatehouse.database import tokens
 from gatehouse.database.connections import Connections, Unavailable
 from gatehouse.database.engine import TCP
 from gatehouse.database.reads import requests as reading
@@ -19,7 +20,7 @@ from gatehouse.database.writes import requests as writing
 from gatehouse.dispatch.work import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from gatehouse.database.reads.query import Query
 
@@ -79,12 +80,14 @@ def of(database: str, replica: str | None, size: int, limit_s: float, *, read: b
     return ways
 
 
-def arguments(url: URL) -> dict[str, Any]:
+def arguments(url: URL) -> Mapping[str, Any]:
     """Return what ``psycopg2.connect`` takes for a URL of SQLAlchemy's."""
+    url, by_token = tokens.split(url)
     positional, named = url.get_dialect()().create_connect_args(url)
     if positional:
         raise RuntimeError(f"SQLAlchemy's dialect for {url.drivername} has positional arguments")
-    return {**TCP, **named}
+    given = {**TCP, **named}
+    return tokens.Renewed(given) if by_token else given
 
 
 class ShortWay:

@@ -187,6 +187,8 @@ LIBPQ_PARAMETERS: Mapping[str, str | None] = {
     "target_session_attrs": "any|read-write|read-only|primary|standby|prefer-standby",
     "load_balance_hosts": "disable|random",
 }  # fmt: skip
+#: Ours: a token of the platform's stands for the password (gatehouse.database.tokens).
+OWN_PARAMETERS: Mapping[str, str | None] = {"gatehouse_auth": "google"}
 #: Parameters of other programs, and what to write instead.
 FOREIGN_PARAMETERS: Mapping[str, str] = {
     "pgbouncer": "remove it, it is Prisma's",
@@ -208,12 +210,13 @@ def check_parameters(query: str) -> None:
         Invalid: with all that are wrong. Values may be secret, and are shown where libpq has a list of them alone.
     """
     wrong, fixes = [], []
+    known = {**LIBPQ_PARAMETERS, **OWN_PARAMETERS}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in LIBPQ_PARAMETERS:
+        if name not in known:
             wrong.append(f"{name}=, which libpq doesn't know")
-            near = get_close_matches(name, LIBPQ_PARAMETERS, 1)
+            near = get_close_matches(name, known, 1)
             fixes.append(f"instead of {name}: " + FOREIGN_PARAMETERS.get(name, near[0] + "=…" if near else "nothing"))
-        elif (allowed := LIBPQ_PARAMETERS[name]) and not re.fullmatch(allowed, value):
+        elif (allowed := known[name]) and not re.fullmatch(allowed, value):
             wrong.append(f"{name}={value[:40]!r}")
             near = get_close_matches(value, allowed.split("|"), 1) if "|" in allowed else []
             fixes.append(f"{name}={near[0]}" if near else f"{name} takes {allowed}")
@@ -248,6 +251,11 @@ def parse_database(value: str) -> str:
             'safe=""))\'',
         ) from None
     check_parameters(url.query)
+    if "gatehouse_auth=" in url.query and url.password:
+        raise Invalid(
+            "has a password, and gatehouse_auth, by which a token stands for it",
+            "take one of the two out; the user is the account's address without .gserviceaccount.com",
+        )
     socket_folder = re.search(r"(?:^|&)host=([^&]*)", url.query)
     if socket_folder and unquote(socket_folder[1]).startswith("/"):
         path = unquote(socket_folder[1]) + "/.s.PGSQL.5432"
