@@ -85,6 +85,9 @@ audit: .venv/ready ## known vulnerabilities in what the image holds, as far as d
 outdated: .venv/ready ## which pin is behind
 	@$(BIN)/python -m release.outdated
 
+cloud-test: .venv/ready ## the deploy tool on a real project, taken down again: PROJECT=…, ARGS="--domain=… --oauth-client=…"
+	@$(BIN)/python -m deploy.cloud_test --project=$(PROJECT) $(ARGS)
+
 lock: .venv/ready ## pin the Python dependencies anew (UPGRADE=1: the newest of each)
 	@UPGRADE=$(UPGRADE) PATH=$(CURDIR)/$(BIN):$$PATH requirements/lock.sh
 

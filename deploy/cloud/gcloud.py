@@ -22,6 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from deploy.cloud import record
 from deploy.cloud.errors import CloudError, Kind, Redactor
 from deploy.cloud.rights import ROLES
 
@@ -114,6 +115,7 @@ class Gcloud:
             raise GcloudError(
                 argv, "other", f"no answer within {timeout:.0f} s", "Run the same command again."
             ) from error
+        record.write(self.environ, self.redactor, {"argv": list(argv), "code": done.returncode})
         if done.returncode:
             raise self._error(argv, done.stderr)
         return done.stdout

@@ -18,7 +18,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from deploy.cloud import record
 from deploy.cloud.errors import CloudError, Kind, Redactor
+from deploy.cloud.record import shape
 
 if TYPE_CHECKING:
     import requests
@@ -130,6 +132,14 @@ class Google:
                     f"{method} {url}", "later", f"{url}: {self.redactor.clean(str(error))}", "Is there a network?"
                 )
             else:
+                told = {
+                    "call": method,
+                    "url": url,
+                    "parameters": parameters,
+                    "body": shape(body),
+                    "status": answer.status_code,
+                }
+                record.write(self.environ, self.redactor, told | {"answer": record.answered(answer.content)})
                 if answer.status_code < 300:
                     return answer.content
                 failure = self._error(method, url, answer.status_code, answer.content)
