@@ -1,4 +1,6 @@
-"""Writing down what was said to Google Cloud, without a value of any answer: `make cloud-test` does, for the tests' emulator to be held against.
+"""Writing down what was said to Google Cloud, without a value of any answer.
+
+`make cloud-test` does, for the tests' emulator to be held against.
 
 `GATEHOUSE_DEPLOY_RECORD` names the file; a line of JSON for each call.
 """

@@ -1,4 +1,6 @@
-"""`restore`: what a backup, or a moment, holds goes to a new database server; it is verified there, and then served. The old server stays.
+"""`restore`: what a backup, or a moment, holds goes to a new database server.
+
+It is verified there, and then served. The old server stays.
 
 Nothing is written down of how far it came: each part looks at the cloud for what is done, so the same command goes on
 after an interruption at any point. Nothing is restored over data: neither the server that serves nor another's.

@@ -1,5 +1,7 @@
-"""Day 2: what runs and watches by itself. The job that removes what was deleted long ago, on a schedule; the audit log's
-own store; the uptime check, the alerts and whom they reach; the dashboard; the budget.
+"""Day 2: what runs and watches by itself.
+
+The job that removes what was deleted long ago, on a schedule; the audit log's own store; the uptime check, the alerts
+and whom they reach; the dashboard; the budget.
 
 Each part is a document as its API gives it, wanted and found. A part is right when all that is wanted is found; what
 Google (or somebody) adds beyond stays. Parts whose section is taken out of the file go, as they do with `destroy`.
