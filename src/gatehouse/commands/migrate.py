@@ -60,7 +60,8 @@ def counted(connection: sqlalchemy.Connection) -> str:
 def give(connection: sqlalchemy.Connection, user: str) -> None:
     """Let another user of the database read and write all tables, also those that this one will make.
 
-    That is who serves by a token. A user's own role can't be given to others since PostgreSQL 16; rights on what it owns can.
+    That is who serves by a token. A user's own role can't be given to others since PostgreSQL 16; rights on what it
+    owns can.
     """
     name = connection.dialect.identifier_preparer.quote_identifier(user)
     schema_ = connection.execute(sqlalchemy.text("SELECT quote_ident(current_schema())")).scalar_one()
