@@ -193,7 +193,7 @@ def _version_of(session: Session, config: Config) -> str:
     """Return the newest version of the secret that leads to a server: with a token's sign-in the service itself has none."""
     name = config.names.secret(KEY)
     for item in secrets.versions(config, session.google, name):
-        version = str(item["name"].rsplit("/", 1)[1])
+        version = item["name"].rsplit("/", 1)[1]
         if item["state"] == "ENABLED" and secrets.read(config, session.google, name, version).endswith(
             config.connection
         ):
