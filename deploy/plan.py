@@ -310,13 +310,6 @@ def _database(plan: Plan, config: Config, state: State) -> None:
         plan.add(Step("sql/user", "change", f"{title}: the new password", argv, password, needs))
     else:
         plan.kept.append(title)
-    if config.sql.auth == "iam":
-        name, title = database.iam_user(config), f"database user {database.iam_user(config)} (by its token)"
-        if name in users:
-            plan.kept.append(title)
-        else:
-            argv = database.create_iam_user(config)
-            plan.add(Step("sql/sign-in", "create", title, argv, needs=("sql", "account")))
 
 
 def _bucket(plan: Plan, config: Config, state: State) -> None:
@@ -342,11 +335,6 @@ def _rights(plan: Plan, config: Config, state: State) -> None:
         plan.add(Step("right/sql", "create", title, project.bind(config), needs=("account",)))
     else:
         plan.kept.append("right to connect to the database")
-    if config.sql.auth == "iam" and not holds(
-        state.project.policy, project.LOGIN, member, project.database_condition(config)
-    ):
-        title = f"right to sign in to {config.names.sql} (only)"
-        plan.add(Step("right/login", "create", title, project.bind(config, role=project.LOGIN), needs=("account",)))
     if not holds(state.bucket_policy, bucket.USER, member):
         argv = bucket.bind(config, config.names.bucket, config.account, bucket.USER)
         title, needs = f"right to use objects in {config.bucket}", ("account", "bucket/settings")
@@ -395,12 +383,11 @@ def _release(plan: Plan, config: Config, state: State, client: str) -> None:
         plan.refused += changed.refusals
     ready = tuple(step.key for step in plan.steps)
     flags = service.flags(after, before)
-    lets_in = config.sql.auth == "iam" and "gatehouse_auth=" not in before.env.get("BACKEND_STORE_URI", "")
-    if before.image != plan.image or lets_in:
+    if before.image != plan.image:
         if there:
             argv = database.create_backup(config, f"{database.BEFORE}{plan.image.rsplit(':', 1)[1][:40]}")
             plan.add(Step("backup", "run", "backup of the database", argv, needs=ready))
-        argv = schema_job.argv(config, plan.image, chosen.get("database-url", ""), schema_job.upgrade(config))
+        argv = schema_job.argv(config, plan.image, chosen.get("database-url", ""), schema_job.MIGRATE)
         plan.add(Step("migrate", "run", "schema migration (a Cloud Run job)", argv, needs=(*ready, "backup")))
     needs = (*ready, "migrate")
     if there:

@@ -141,10 +141,6 @@ class Sql(Section):
     )
     point_in_time_recovery: bool = False
     deletion_protection: bool = False
-    auth: Literal["password", "iam"] = Field(
-        default="password",
-        description="How the service signs in: iam takes the token of its own account for the password, which nobody rotates then.",
-    )
     network: Network | None = Field(
         default=None,
         description="A VPC network with private services access, for a database without a public address; a Shared VPC's by "

@@ -124,10 +124,6 @@ def steps(session: Session) -> list[tuple[str, Argv]]:
     member, condition = f"serviceAccount:{config.account}", project.database_condition(config)
     if not holds(policy, project.CLIENT, member, condition):
         made.append((f"{project.CLIENT} for {config.account}, on {names.sql} alone", project.bind(config)))
-    if config.sql.auth == "iam" and not holds(policy, project.LOGIN, member, condition):
-        made.append(
-            (f"{project.LOGIN} for {config.account}, on {names.sql} alone", project.bind(config, role=project.LOGIN))
-        )
     if config.settings.ci is None:
         return made
     if "iam.googleapis.com" in apis:

@@ -93,10 +93,6 @@ def _what(session: Session, state: State, *, data: bool) -> tuple[Going, list[st
     member, condition = f"serviceAccount:{config.account}", project.database_condition(config)
     if holds(state.project.policy, project.CLIENT, member, condition):
         goes.append((f"right of {config.account} to the database", project.bind(config, "remove")))
-    for name in (config.names.sql, *others):
-        on = config.on(name)
-        if holds(state.project.policy, project.LOGIN, member, project.database_condition(on)):
-            goes.append((f"right of {config.account} to sign in to {name}", project.bind(on, "remove", project.LOGIN)))
     for name in others:
         if holds(state.project.policy, project.CLIENT, member, project.database_condition(config.on(name))):
             goes.append((f"right of {config.account} to {name}", project.bind(config.on(name), "remove")))

@@ -271,7 +271,7 @@ def migrate(session: Session, arguments: argparse.Namespace) -> int:
     gcloud.write(database.create_backup(config, f"{database.BEFORE}a migration"))
     session.say("migrating …")
     version = planning.versions(config, state).get("database-url", "")
-    schema_job.run(config, gcloud, session.google, schema_job.argv(config, wanted, version, schema_job.upgrade(config)))
+    schema_job.run(config, gcloud, session.google, schema_job.argv(config, wanted, version, schema_job.MIGRATE))
     session.say("✓ the schema is up to date")
     return 0
 

@@ -126,9 +126,6 @@ def _server(session: Session, to: Config, state: State, old: database.Database, 
     if not holds(state.project.policy, project.CLIENT, member, project.database_condition(to)):
         say(f"the right of {config.account} to connect to {to.names.sql} …")
         gcloud.write(project.bind(to))
-    signs = config.sql.auth == "iam"
-    if signs and not holds(state.project.policy, project.LOGIN, member, project.database_condition(to)):
-        gcloud.write(project.bind(to, role=project.LOGIN))
     there = _settled(session, to)
     if there is None and source.moment:
         say("a clone (this takes minutes) …")
@@ -147,8 +144,6 @@ def _server(session: Session, to: Config, state: State, old: database.Database, 
         gcloud.write(database.restore(to, source.backup, source.server))
         there = _settled(session, to) or there
     changed = database.difference(to, there.answer)
-    if signs and database.iam_user(to) not in there.users:
-        gcloud.write(database.create_iam_user(to))
     if changed.changes:
         say(f"its settings: {'; '.join(changed.lines)} …")
         gcloud.write(database.update(to, changed.flags))
@@ -189,23 +184,10 @@ def _password(session: Session) -> str:
     return version
 
 
-def _version_of(session: Session, config: Config) -> str:
-    """Return the newest version of the secret that leads to a server: with a token's sign-in the service itself has none."""
-    name = config.names.secret(KEY)
-    for item in secrets.versions(config, session.google, name):
-        version = item["name"].rsplit("/", 1)[1]
-        if item["state"] == "ENABLED" and secrets.read(config, session.google, name, version).endswith(
-            config.connection
-        ):
-            return version
-    raise Stop(f"no enabled version of {name} leads to {config.names.sql}: whose rows are there to compare with?")
-
-
 def _verify(session: Session, to: Config, state: State, version: str, *, even_if_less: bool) -> None:
     """Check the restored schema, upgrade it if it is older, and compare the tables' rows with today's. Raises Stop, JobError."""
     config, say = session.config, session.say
-    image = state.served.image
-    serving = state.pins.get(config.names.secret(KEY)) or _version_of(session, config)
+    image, serving = state.served.image, state.pins[config.names.secret(KEY)]
     say("counting, in both …")
     before = _count(session, config, image, serving)
     after = _count(session, to, image, version)
@@ -214,11 +196,9 @@ def _verify(session: Session, to: Config, state: State, version: str, *, even_if
             f"the restored schema is newer than the serving release knows. Release what made it, then restore. {config.names.sql} goes on"
             f" serving. To take the new server back:\n{_undo(to, version)}"
         )
-    older = after["code"] == schema_job.NEEDS_UPGRADE and after["rows"]
-    if older or (config.sql.auth == "iam" and after["code"] == schema_job.UP_TO_DATE):
-        if older:
-            say(f"the restored schema ({after['schema']}) is older than the serving release's: upgrading it there …")
-        argv = schema_job.argv(to, image, version, schema_job.upgrade(to), to.names.verify_job)
+    if after["code"] == schema_job.NEEDS_UPGRADE and after["rows"]:
+        say(f"the restored schema ({after['schema']}) is older than the serving release's: upgrading it there …")
+        argv = schema_job.argv(to, image, version, schema_job.MIGRATE, to.names.verify_job)
         schema_job.run(to, session.gcloud, session.google, argv, to.names.verify_job)
         after = _count(session, to, image, version)
     worse = []

@@ -21,10 +21,6 @@ def main(session: Session, arguments: argparse.Namespace) -> int:
     state = session.observe()
     if state.service is None or not state.serving or key not in state.secrets:
         raise Stop("nothing serves yet: apply first")
-    if name not in state.pins:
-        raise Stop(
-            f"the service signs in to the database by a token (sql/auth: iam), so no version of {name} serves it"
-        )
     old = state.pins[name]
     environment: dict[str, str] = {}
     if key == "oauth-client-secret":

@@ -35,10 +35,6 @@ def rights(config: Config, state: State) -> list[str]:
     member, found = f"serviceAccount:{config.account}", []
     if not holds(state.project.policy, project.CLIENT, member, project.database_condition(config)):
         found.append(f"missing: {project.CLIENT} on {config.names.sql}")
-    if config.sql.auth == "iam" and not holds(
-        state.project.policy, project.LOGIN, member, project.database_condition(config)
-    ):
-        found.append(f"missing: {project.LOGIN} on {config.names.sql}")
     if not holds(state.bucket_policy, bucket.USER, member):
         found.append(f"missing: {bucket.USER} on {config.bucket}")
     if config.service.direct_transfers and not holds(state.account_policy, account.SIGNER, member):

@@ -22,7 +22,6 @@ from deploy.resources.base import (
 )
 
 USER, DATABASE = "mlflow", "mlflow"
-IAM_FLAG = "cloudsql.iam_authentication"
 BACKUP_START = "03:00"  # UTC
 #: What a backup is described with, so that those of releases can be told from others, and pruned.
 BEFORE = "before "
@@ -115,7 +114,7 @@ def wanted(config: Config) -> Server:
         network=config.private_network,
         public_address=not config.private_network,
         authorized_networks=(),
-        flags={**({IAM_FLAG: "on"} if sql.auth == "iam" else {}), **sql.flags},
+        flags=dict(sql.flags),
         key=config.settings.kms_key or "",
         labels=config.labels,
     )
@@ -270,31 +269,6 @@ def create_database(config: Config) -> Argv:
 def create_user(config: Config) -> Argv:
     """Make the user. The password comes in on standard input, as a file of flags."""
     return ("gcloud", "sql", "users", "create", USER, _i(config), "--flags-file=-", p(config))
-
-
-def iam_user(config: Config) -> str:
-    """Return the name of the service's account as a user of PostgreSQL."""
-    return config.account.removesuffix(".gserviceaccount.com")
-
-
-def iam_url(config: Config) -> str:
-    """Return the database's URL for who signs in with a token: it holds no secret."""
-    user = iam_user(config).replace("@", "%40")
-    return f"postgresql+psycopg2://{user}@/{DATABASE}?host=/cloudsql/{config.connection}&gatehouse_auth=google"
-
-
-def create_iam_user(config: Config) -> Argv:
-    """Let the service's account sign in."""
-    return (
-        "gcloud",
-        "sql",
-        "users",
-        "create",
-        iam_user(config),
-        "--type=cloud_iam_service_account",
-        _i(config),
-        p(config),
-    )
 
 
 def set_password(config: Config) -> Argv:

@@ -22,7 +22,7 @@ APIS = (
     "sqladmin.googleapis.com",
 )
 
-CLIENT, LOGIN = "roles/cloudsql.client", "roles/cloudsql.instanceUser"
+CLIENT = "roles/cloudsql.client"
 
 
 @dataclass
@@ -73,10 +73,10 @@ def database_condition(config: Config) -> str:
     return f'resource.name == "{name}" && resource.service == "sqladmin.googleapis.com"'
 
 
-def bind(config: Config, verb: str = "add", role: str = CLIENT) -> Argv:
-    """Let the service's account connect to (or sign in to) this environment's database alone, or (`remove`) no more."""
+def bind(config: Config, verb: str = "add") -> Argv:
+    """Let the service's account connect to this environment's database alone, or (`remove`) no more."""
     condition = f"title={config.names.sql},expression={database_condition(config)}"
     return (
         "gcloud", "projects", f"{verb}-iam-policy-binding", config.project,
-        f"--member=serviceAccount:{config.account}", f"--role={role}", f"--condition={condition}",
+        f"--member=serviceAccount:{config.account}", f"--role={CLIENT}", f"--condition={condition}",
     )  # fmt: skip

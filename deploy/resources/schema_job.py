@@ -9,7 +9,6 @@ from deploy.cloud.errors import CloudError
 from deploy.cloud.gcloud import Gcloud, GcloudError, classify
 from deploy.cloud.google import Google
 from deploy.config import Config
-from deploy.resources import database
 from deploy.resources.base import Argv, joined, p
 
 MIGRATE, CHECK = ("gatehouse", "migrate"), ("gatehouse", "migrate", "--check")
@@ -61,11 +60,6 @@ def argv(config: Config, image: str, database_version: str, arguments: tuple[str
         "gcloud", "run", "jobs", "deploy", name or config.names.job, *flags(config, image, database_version), f"--args={','.join(arguments)}",
         "--max-retries=0", "--task-timeout=1800", "--execute-now", "--wait", f"--region={config.region}", p(config),
     )  # fmt: skip
-
-
-def upgrade(config: Config) -> tuple[str, ...]:
-    """Return what upgrades the schema, and lets in who signs in by a token."""
-    return (*MIGRATE, f"--grant-to={database.iam_user(config)}") if config.sql.auth == "iam" else MIGRATE
 
 
 def delete(config: Config, name: str = "") -> Argv:

@@ -10,7 +10,7 @@ from typing import Any
 
 from deploy.cloud.google import Google
 from deploy.config import CANDIDATE, GCLOUD_AUDIENCE, POOL_OVERFLOW, POOL_SIZE, Config
-from deploy.resources import database, secrets
+from deploy.resources import secrets
 from deploy.resources.base import (
     LABELS,
     Argv,
@@ -159,8 +159,6 @@ def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
     }
     if service.http2:
         values["HTTP2"] = "true"
-    if config.sql.auth == "iam":
-        values["BACKEND_STORE_URI"] = database.iam_url(config)
     if oauth.issuer:
         values["OAUTH2_PROXY_PROVIDER"] = "oidc"
         values["OAUTH2_PROXY_OIDC_ISSUER_URL"] = oauth.issuer
@@ -173,9 +171,7 @@ def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
 
 def references(config: Config, versions: Mapping[str, str]) -> dict[str, str]:
     """Return where the container gets each secret from: setting (or mounted file) → `secret:version`."""
-    every = secrets.wanted(config)
-    served = [s for s in every if s.key != "database-url" or config.sql.auth == "password"]
-    return {s.setting: f"{config.names.secret(s.key)}:{versions[s.key]}" for s in served}
+    return {s.setting: f"{config.names.secret(s.key)}:{versions[s.key]}" for s in secrets.wanted(config)}
 
 
 def wanted(config: Config, number: str, client_id: str, image: str, versions: Mapping[str, str]) -> Service:
@@ -427,12 +423,9 @@ def exchange_secrets(config: Config, changed: Mapping[str, str], values: Mapping
 
 def to_database(config: Config, reference: str, tag: str) -> Argv:
     """A new revision, without traffic, on another database server: the environment's, with the URL in `reference`."""
-    url = f"--update-secrets=BACKEND_STORE_URI={reference}"
-    if config.sql.auth == "iam":
-        url = f"--update-env-vars=^|^BACKEND_STORE_URI={database.iam_url(config)}"
     return (
         "gcloud", "run", "services", "update", config.names.service, f"--set-cloudsql-instances={config.connection}",
-        url, "--no-traffic", f"--tag={tag}", _r(config), p(config),
+        f"--update-secrets=BACKEND_STORE_URI={reference}", "--no-traffic", f"--tag={tag}", _r(config), p(config),
     )  # fmt: skip
 
 

@@ -30,7 +30,6 @@ locals {
       backups                = 7
       point_in_time_recovery = false
       deletion_protection    = false
-      auth                   = "password"
       network                = null
       subnet                 = null
       flags                  = {}
@@ -56,8 +55,6 @@ locals {
     },
     try(local.given.service, {}),
   )
-
-  flags = merge(local.sql.auth == "iam" ? { "cloudsql.iam_authentication" = "on" } : {}, local.sql.flags)
 
   kms_key = try(local.given.kms_key, null)
   builds  = try(local.given.image, "cloudbuild") == "cloudbuild"

@@ -188,7 +188,7 @@ resource "google_sql_database_instance" "server" {
     }
 
     dynamic "database_flags" {
-      for_each = local.flags
+      for_each = local.sql.flags
       content {
         name  = database_flags.key
         value = database_flags.value
@@ -213,30 +213,6 @@ resource "google_sql_database" "mlflow" {
 resource "google_project_iam_member" "database" {
   project = local.project
   role    = "roles/cloudsql.client"
-  member  = local.member_service
-
-  condition {
-    title      = local.names.sql
-    expression = "resource.name == \"projects/${local.project}/instances/${local.names.sql}\" && resource.service == \"sqladmin.googleapis.com\""
-  }
-}
-
-# With `sql/auth: iam` the service signs in by its own token.
-
-resource "google_sql_user" "service" {
-  count = local.sql.auth == "iam" ? 1 : 0
-
-  project  = local.project
-  instance = google_sql_database_instance.server.name
-  name     = "${google_service_account.service.account_id}@${local.project}.iam"
-  type     = "CLOUD_IAM_SERVICE_ACCOUNT"
-}
-
-resource "google_project_iam_member" "login" {
-  count = local.sql.auth == "iam" ? 1 : 0
-
-  project = local.project
-  role    = "roles/cloudsql.instanceUser"
   member  = local.member_service
 
   condition {

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from deploy.resources.secrets import password_of
-from gatehouse.start.settings import parse_database
 from tests.deploy import snapshot
 from tests.deploy.conftest import PROJECT, ROOT, TIMEOUT_S, Tool, image
 from tests.deploy.emulator.core import Call
@@ -153,35 +152,6 @@ def test_killed_after_every_write_in_turn_the_same_command_ends_it(backed_up: To
     assert cloud.sql.instances[new].users["mlflow"] == password_of(url)
     backed_up.configure(names={"sql": new})
     assert "Nothing to do" in backed_up.here_good("plan").out
-
-
-def test_a_service_that_signs_in_by_its_token_has_no_password(backed_up: Tool) -> None:
-    """To it, by a restore, and back: each way one apply, after which there is nothing to do."""
-    cloud, name = backed_up.cloud, "mlflow-dev@demo-project.iam"
-    backed_up.configure(sql={"auth": "iam"})
-    backed_up.here_good("apply", "--yes", "--no-smoke")
-    assert "Nothing to do" in backed_up.here_good("plan").out
-    runtime = cloud.run.runtime
-    assert isinstance(runtime, Pretended)
-    serving = runtime.launched[-1].environment["BACKEND_STORE_URI"]
-    assert serving.endswith(f"?host=/cloudsql/{PROJECT}:europe-west1:{OLD}&gatehouse_auth=google")
-    assert parse_database(serving)  # as the container judges it
-    assert name in cloud.sql.instances[OLD].users
-    assert (
-        f"--grant-to={name}" in [launch for launch in runtime.launched if "migrate" in launch.arguments][-1].arguments
-    )
-    (login,) = [b for b in cloud.project.policy.bindings if b["role"] == "roles/cloudsql.instanceUser"]
-    assert f"instances/{OLD}" in login["condition"]["expression"]
-    assert "sql/auth: iam" in backed_up.here("rotate", "database", "--no-smoke").text
-    backed_up.here_good("restore", "--backup", "latest", "--yes", "--no-smoke")
-    new = serves_on(backed_up)
-    assert new != OLD
-    assert name in cloud.sql.instances[new].users
-    assert f"{new}&gatehouse_auth=google" in runtime.launched[-1].environment["BACKEND_STORE_URI"]
-    backed_up.configure(names={"sql": new})
-    backed_up.here_good("apply", "--yes", "--no-smoke")
-    assert "Nothing to do" in backed_up.here_good("plan").out
-    assert "gatehouse_auth" not in runtime.launched[-1].environment["BACKEND_STORE_URI"]
 
 
 # With real databases

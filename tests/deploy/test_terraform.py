@@ -36,7 +36,7 @@ FULL: dict[str, Any] = DEV | {
     "names": {"sql": "another", "bucket": "a-bucket-of-ones-own"},
     "labels": {"team": "ml"},
     "kms_key": "projects/demo-project/locations/europe-west1/keyRings/r/cryptoKeys/k",
-    "sql": {"network": "default", "subnet": "default", "flags": {"max_connections": "100"}, "version": "POSTGRES_17", "auth": "iam"},
+    "sql": {"network": "default", "subnet": "default", "flags": {"max_connections": "100"}, "version": "POSTGRES_17"},
     "service": {
         "cpu": 2, "memory": "2Gi", "http2": False, "direct_transfers": True, "min_instances": 1, "max_instances": 2, "timeout": 900,
         "ingress": "internal", "startup_timeout": 61, "concurrency": 7, "egress": "all-traffic",
@@ -230,8 +230,6 @@ def address(step: plan.Step) -> str:
         "bucket": "google_storage_bucket.artifacts",
         "bucket/settings": "google_storage_bucket.artifacts",
         "right/sql": "google_project_iam_member.database",
-        "right/login": "google_project_iam_member.login[0]",
-        "sql/sign-in": "google_sql_user.service[0]",
         "right/bucket": "google_storage_bucket_iam_member.artifacts",
         "right/sign": "google_service_account_iam_member.sign[0]",
         "deploy": "google_cloud_run_v2_service.service[0]",

@@ -126,32 +126,6 @@ def test_all_that_connects_signs_in_with_the_token_of_the_moment(
     pooled.dispose()
 
 
-def test_who_serves_by_a_token_may_use_what_the_owner_made_and_makes(
-    postgres: Postgres, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`gatehouse migrate --grant-to`, twice: what is there, and what a later release makes."""
-    name = str(sqlalchemy.make_url(database).database)
-    postgres.sql('CREATE ROLE "owner" LOGIN; CREATE ROLE "served@demo.iam" LOGIN')
-    postgres.sql(f'ALTER DATABASE "{name}" OWNER TO "owner"')
-    monkeypatch.setenv("BACKEND_STORE_URI", f"postgresql://owner@127.0.0.1:{postgres.port}/{name}")
-    for _ in range(2):
-        assert migrate.main(["--grant-to", "served@demo.iam"]) == 0, capsys.readouterr().err
-    served = sqlalchemy.create_engine(f"postgresql://served%40demo.iam@127.0.0.1:{postgres.port}/{name}")
-    with sqlalchemy.create_engine(f"postgresql://owner@127.0.0.1:{postgres.port}/{name}").begin() as owner:
-        owner.execute(sqlalchemy.text("CREATE TABLE made_later (id serial, text text)"))
-    with served.begin() as connection:
-        connection.execute(sqlalchemy.text("INSERT INTO experiments (name) VALUES ('a')"))
-        connection.execute(sqlalchemy.text("INSERT INTO made_later (text) VALUES ('a')"))
-        assert connection.execute(sqlalchemy.text("SELECT count(*) FROM made_later")).scalar_one() == 1
-    with served.connect() as connection, pytest.raises(sqlalchemy.exc.ProgrammingError, match="must be owner"):
-        connection.execute(sqlalchemy.text("DROP TABLE experiments"))
-    served.dispose()
-    for role in ("served@demo.iam", "owner"):
-        postgres.sql(f'DROP OWNED BY "{role}" CASCADE', name)
-    postgres.sql(f'ALTER DATABASE "{name}" OWNER TO gatehouse')
-    postgres.sql('DROP ROLE "served@demo.iam"; DROP ROLE "owner"')
-
-
 def test_a_token_that_cannot_be_had_is_told_with_its_reason(uri: str, metadata: type[Metadata]) -> None:
     metadata.token = ""
     with pytest.raises(SchemaError, match="no access token stands for the password"):

@@ -57,23 +57,6 @@ def counted(connection: sqlalchemy.Connection) -> str:
     return json.dumps({"message": "counted", "schema": schema.inspect(connection).revision, "rows": rows})
 
 
-def give(connection: sqlalchemy.Connection, user: str) -> None:
-    """Let another user of the database read and write all tables, also those that this one will make.
-
-    That is who serves by a token. A user's own role can't be given to others since PostgreSQL 16; rights on what it
-    owns can.
-    """
-    name = connection.dialect.identifier_preparer.quote_identifier(user)
-    schema_ = connection.execute(sqlalchemy.text("SELECT quote_ident(current_schema())")).scalar_one()
-    for kind, rights in (("TABLES", "SELECT, INSERT, UPDATE, DELETE"), ("SEQUENCES", "USAGE, SELECT, UPDATE")):
-        connection.execute(sqlalchemy.text(f"GRANT {rights} ON ALL {kind} IN SCHEMA {schema_} TO {name}"))
-        connection.execute(
-            sqlalchemy.text(f"ALTER DEFAULT PRIVILEGES IN SCHEMA {schema_} GRANT {rights} ON {kind} TO {name}")
-        )
-    connection.commit()
-    say(f"{user} may read and write all tables")
-
-
 def migrate(uri: str, check_only: bool, limit_s: float, count: bool = False) -> None:
     """Bring the schema up to date, or with ``check_only`` raise SchemaError unless it is.
 
@@ -125,23 +108,13 @@ def main(argv: list[str]) -> int:
         help="first print the schema's revision and each table's number of rows, as a line of JSON",
     )
     parser.add_argument(
-        "--grant-to",
-        metavar="USER",
-        help="then let another user of the database (PostgreSQL) read and write all tables",
-    )
-    parser.add_argument(
         "--wait", type=float, default=60, metavar="SECONDS", help="how long to wait for the database (60)"
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="gatehouse migrate: %(message)s", level=logging.WARNING)
     logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
     try:
-        uri = database_uri()
-        migrate(uri, arguments.check, arguments.wait, arguments.count)
-        if arguments.grant_to:
-            engine = schema.make_engine(uri)
-            with reach.told(engine), engine.connect() as connection:
-                give(connection, arguments.grant_to)
+        migrate(database_uri(), arguments.check, arguments.wait, arguments.count)
     except SchemaError as error:
         print(f"gatehouse migrate: error: {error}", file=sys.stderr)
         return error.code

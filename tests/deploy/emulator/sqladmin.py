@@ -333,15 +333,6 @@ def insert_user(call: Call) -> Any:
     instance, name = _instance(call, ready=True), call.body["name"]
     if name in instance.users:
         raise ApiError(400, "INVALID_ARGUMENT", f"Invalid request: user {name} already exists.")
-    if call.body.get("type") == "CLOUD_IAM_SERVICE_ACCOUNT":
-        flags = {f["name"]: f.get("value") for f in instance.meta["settings"].get("databaseFlags", [])}
-        if flags.get("cloudsql.iam_authentication") != "on":
-            raise ApiError(
-                400, "INVALID_ARGUMENT", "Invalid request: IAM authentication is not enabled for the instance."
-            )
-        call.emulator.iam.must_be_known(f"{name}.gserviceaccount.com")
-        instance.users[name] = ""
-        return call.emulator.sql.operation(call.parameters["project"], call.parameters["instance"], "CREATE_USER")
     return _set_user(call, instance, name)
 
 
