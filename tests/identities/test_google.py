@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.identities.conftest import Issuer, ask
 from tests.support import Gate, Provider, running
@@ -64,7 +66,25 @@ def test_the_refusal_says_which_rule(gate: Gate, google: Issuer) -> None:
 
 
 def test_signing_out_of_google_leads_to_a_page_that_says_what_stays(gate: Gate) -> None:
-    import requests
-
     out = requests.get(f"{gate.url}/oauth2/sign_out?rd=%2F", allow_redirects=False, timeout=20)
     assert out.headers["location"] == "/gatehouse/signed-out"
+
+
+def test_gclouds_shared_audience_can_be_refused(provider: Provider, google: Issuer, gate: Gate, tmp_path: Path) -> None:
+    environment = {**gate.environment, "GCLOUD_TOKENS": "false"}
+    for name in (
+        "PORT",
+        "PUBLIC_URL",
+        "HOME",
+        "PATH",
+        "BACKEND_STORE_URI",
+        "ARTIFACTS_DESTINATION",
+        "OAUTH2_PROXY_HTTP_ADDRESS",
+    ):
+        del environment[name]
+    claims: dict[str, Any] = {"email": "bob@example.com", "hd": "example.com", "email_verified": True}
+    with running(Gate(tmp_path, provider, **{"OAUTH2_PROXY_OIDC_ISSUER_URL": "", **environment})) as strict:
+        refused = ask(strict, google.token("1057", aud=GCLOUD, **claims), "/gatehouse/whoami")
+        assert refused.status_code == 401
+        assert "another audience" in refused.json()["message"]
+        assert ask(strict, google.token("1057", aud=strict.url, **claims), "/gatehouse/whoami").status_code == 200

@@ -218,6 +218,7 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
             templates,
             values["login_client_id"],
             open_paths,
+            gcloud=values["gcloud_tokens"] is not False,
         )
         write_private(config, text.encode())
     elif not file_problems:
@@ -246,6 +247,10 @@ def prepare(environment: Mapping[str, str], template: Path, run_directory: Path)
     proxy_file = own_file if own_path else tomllib.loads(text)
     offered = discovery.DIRECT_TRANSFERS if values["direct_transfers"] else None
     about = discovery.from_proxy(proxy_file, proxy_environment, login_client_id, offered)
+    if values["gcloud_tokens"] is False and proxy_config.GCLOUD in about.get("audiences", []):
+        what = "is false, and the proxy is told to take tokens for gcloud's client"
+        fix = "take it out of OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES, OAUTH2_PROXY_EXTRA_JWT_ISSUERS or the file"
+        problems.append(Problem("GCLOUD_TOKENS", what, fix))
     # Who has signed out goes on to this provider, which ends its own session.
     proxy_environment["GATEHOUSE_ISSUER"] = str(about.get("issuer") or "none")
     if about.get("issuer") == discovery.GOOGLE:

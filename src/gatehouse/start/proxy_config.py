@@ -32,6 +32,9 @@ ISSUER_EXAMPLES = {
     "entra-id": "https://login.microsoftonline.com/TENANT/v2.0",
 }
 
+#: The client of gcloud's, the audience of all its users' tokens.
+GCLOUD = "32555940559.apps.googleusercontent.com"
+
 #: Memory that the proxy's collector may leave unused. With its half of the processors, for each one more spins while it
 #: waits, that saves a third of its processor time (docs/decisions/0012).
 GO_COLLECTOR: Mapping[str, str] = {"GOGC": "400", "GOMEMLIMIT": "128MiB"}
@@ -92,7 +95,13 @@ def select_sections(template: str, chosen: str) -> str:
 
 
 def render(
-    template: str, provider: str, public_url: str, templates: Path, login_client_id: str | None, open_paths: str
+    template: str,
+    provider: str,
+    public_url: str,
+    templates: Path,
+    login_client_id: str | None,
+    open_paths: str,
+    gcloud: bool = True,
 ) -> str:
     """Return the proxy's configuration file.
 
@@ -105,6 +114,8 @@ def render(
     return Template(select_sections(template, provider)).substitute(
         public_url=quote(public_url),
         templates=quote(str(templates)),
+        gcloud_audience=f', "{GCLOUD}"' if gcloud else "",
+        gcloud_issuer=f', "https://accounts.google.com={GCLOUD}"' if gcloud else "",
         login_audience=f', "{quote(login_client_id)}"' if login_client_id else "",
         open_paths=quote(open_paths),
         cookie_name=cookie_name(public_url),

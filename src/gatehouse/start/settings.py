@@ -439,6 +439,12 @@ TABLE: tuple[Setting, ...] = (
         "LOGIN_CLIENT_ID", parse_text, "the provider's public client with which people run `mlflow-gatehouse login`"
     ),
     Setting(
+        "GCLOUD_TOKENS",
+        parse_switch,
+        "`false`: with Google, no tokens of people's gcloud, whose audience is the same for every server in the world",
+        "true",
+    ),
+    Setting(
         "MACHINE_ISSUERS",
         parse_issuers,
         "who vouches for machines without an e-mail address: `NAME=ISSUER; audience=…`, separated by commas "
@@ -555,6 +561,7 @@ class Settings:
     artifact_timeout: int
     oauth_proxy_config: Path | None
     login_client_id: str | None
+    gcloud_tokens: bool
     machine_issuers: tuple[Issuer, ...]
     api_keys: bool
     access_policy: Path | None
