@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "show the workspaces, or make those that the access policy declares",
     ),
     "keys": ("gatehouse.commands.keys", "make, list and revoke keys for programs that can't renew a token"),
+    "import": ("gatehouse.commands.move_in", "bring another MLflow's runs, models, traces and artifacts along"),
     "gc": ("gatehouse.commands.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),
     "status": (

@@ -152,12 +152,16 @@ def first_comes_first(uri: str) -> Iterator[None]:
         yield
 
 
-def create(connection: Connection) -> None:
-    """Make the whole schema on an empty database, as MLflow does: its first tables, then every migration."""
+def create(connection: Connection, revision: str = "heads") -> None:
+    """Make the whole schema on an empty database, as MLflow does: its first tables, then every migration.
+
+    Args:
+        revision: the last one; an older release's, where a backup of its is restored.
+    """
     from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
     InitialBase.metadata.create_all(connection)
-    migrations.upgrade(connection)
+    migrations.upgrade(connection, revision)
 
 
 def refuse(schema: Schema) -> None:

@@ -16,7 +16,7 @@ def scripts() -> Any:
     return ScriptDirectory.from_config(_get_alembic_config(db_url=""))
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, revision: str = "heads") -> None:
     """Run the missing migrations on this connection, inside its transaction.
 
     MLflow's own ``env.py`` opens a second connection, which neither holds our lock nor shares our transaction.
@@ -28,10 +28,10 @@ def upgrade(connection: Connection) -> None:
     directory = scripts()
 
     def revisions(current: Any, _context: object) -> Any:
-        return directory._upgrade_revs("heads", current)
+        return directory._upgrade_revs(revision, current)
 
     config = _get_alembic_config(db_url="")
-    with EnvironmentContext(config, directory, fn=revisions, destination_rev="heads") as environment:
+    with EnvironmentContext(config, directory, fn=revisions, destination_rev=revision) as environment:
         environment.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
         with environment.begin_transaction():
             environment.run_migrations()
