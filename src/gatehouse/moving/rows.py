@@ -208,7 +208,7 @@ class Check:
 
 
 def begin(connection: Connection) -> None:
-    """Begin a transaction, where the driver leaves that to us: SQLite's (:func:`gatehouse.database.schema.make_engine`)."""
+    """Begin a transaction, where the driver leaves that to us (SQLite)."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
