@@ -26,7 +26,8 @@ class Exit(IntEnum):
     CUT_OFF = 72
     #: A folder isn't writable, the disk is full or the port is taken.
     CANNOT_CREATE = 73
-    #: ``gatehouse gc`` couldn't remove all that it should, or ``gatehouse import`` bring all along.
+    #: ``gatehouse gc`` couldn't remove all that it should, ``gatehouse import`` bring all along, or
+    #: ``gatehouse backup`` and ``restore`` do what they should.
     INCOMPLETE = 74
     #: MLflow wasn't ready within STARTUP_TIMEOUT.
     NOT_READY = 75

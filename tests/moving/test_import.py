@@ -101,7 +101,7 @@ def engine_of(uri: str) -> sqlalchemy.Engine:
 def counts(uri: str) -> dict[str, int]:
     """Return the rows of each table that comes along."""
     names = [*OF_EXPERIMENTS, *(name for group in GROUPS for name in (group.table, *(part for part, _ in group.parts)))]
-    engine = schema.make_engine(uri)
+    engine = engine_of(uri)
     with engine.connect() as connection:
         return {
             name: int(connection.scalar(select(func.count()).select_from(sources.table(name))) or 0) for name in names

@@ -22,6 +22,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "keys": ("gatehouse.commands.keys", "make, list and revoke keys for programs that can't renew a token"),
     "import": ("gatehouse.commands.move_in", "bring another MLflow's runs, models, traces and artifacts along"),
+    "backup": ("gatehouse.commands.backup", "write the database and, by choice, all artifacts to a folder or a bucket"),
+    "restore": (
+        "gatehouse.commands.restore",
+        "put a backup into an empty database, and its artifacts into their store",
+    ),
     "gc": ("gatehouse.commands.gc", "remove for good what was deleted long ago, with its artifacts"),
     "doctor": ("gatehouse.commands.doctor", "check settings, database, artifact store and identity provider"),
     "status": (
