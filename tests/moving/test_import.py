@@ -136,7 +136,7 @@ def test_a_database_comes_along_and_the_gate_serves_it(
     for table in ("params", "metrics", "latest_metrics", "input_tags", "spans", "registered_model_aliases"):
         same = {"params": (), "spans": ("experiment_id",)}.get(table, ())
         assert rows(database, table, *same) == rows(f"sqlite:///{path}", table, *same), table
-    marked = {"tags": 6, "logged_model_tags": 3, "registered_model_tags": 2, "trace_tags": 1, "experiment_tags": 1}
+    marked = {"tags": 6, "logged_model_tags": 3, "registered_model_tags": 2, "trace_tags": 1, "experiment_tags": 2}
     assert counts(database) == {name: count + marked.get(name, 0) for name, count in before.items()}
 
     again = bring(str(path), database, destination, "--allow", str(path.parent))
