@@ -15,7 +15,7 @@ import sqlalchemy
 from sqlalchemy import BigInteger, Column, Integer, MetaData, SmallInteger, String, Table, Text, func, select
 from sqlalchemy.pool import NullPool
 
-from gatehouse.database import schema
+from gatehouse.database import schema, tokens
 from gatehouse.database.engine import TCP
 from gatehouse.database.reach import SchemaError, told
 from gatehouse.exit_codes import Exit
@@ -135,7 +135,7 @@ class KeyTable:
     def _engine(self) -> Engine:
         # Made in the process that uses it: workers are forked.
         if self._made is None:
-            url = sqlalchemy.make_url(self._uri)
+            url, by_token = tokens.split(sqlalchemy.make_url(self._uri))
             if url.get_backend_name() == "sqlite":
                 self._made = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"timeout": 60})
             else:
@@ -147,6 +147,8 @@ class KeyTable:
                     else {"poolclass": NullPool}
                 )
                 self._made = sqlalchemy.create_engine(url, connect_args=arguments, **pool)
+                if by_token:
+                    tokens.sign_in(self._made)
         return self._made
 
     def find(self, digest: str) -> Key | None:
