@@ -63,8 +63,11 @@ def test_logout_in_the_menu_ends_the_session(browser: Browser) -> None:
     browser.sign_in("carol")
     open_menu(browser, "carol")
     browser.click(By.XPATH, "//*[@role='menuitem'][normalize-space()='Logout']")
+    # The provider is asked to end its own session too.
+    browser.wait(By.XPATH, "//form[contains(@action, 'end_session')]")
+    assert browser.driver.current_url.startswith(f"{browser.gate.provider.issuer}/oauth2/end_session?")
+    browser.driver.get(browser.gate.url)
     browser.wait(By.NAME, "sub")
-    assert browser.driver.current_url.startswith(browser.gate.provider.issuer)
     assert not [cookie for cookie in browser.driver.get_cookies() if cookie["name"] == "_gatehouse"]
 
 

@@ -86,7 +86,7 @@ def test_signing_out_ends_the_session(browser: Browser) -> None:
     browser.wait_text("Experiments")
     browser.driver.get(f"{browser.gate.url}/oauth2/sign_out?rd=%2F")
     # The provider is asked to end its own session, and nobody is signed in again by that.
-    browser.wait(By.TAG_NAME, "form")
+    browser.wait(By.XPATH, "//form[contains(@action, 'end_session')]")
     assert browser.driver.current_url.startswith(f"{browser.gate.provider.issuer}/oauth2/end_session?")
     browser.driver.get(browser.gate.url)
     browser.wait(By.NAME, "sub")
