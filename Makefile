@@ -20,7 +20,7 @@ else
 PERSON := $(or $(filter alice bob carol,$(USER)),alice)
 endif
 
-.PHONY: run token test test-fast neighbours-test fuzz bench check upstream-check format image sbom reproducible audit outdated lock client clean help
+.PHONY: run token test test-fast kubernetes-test neighbours-test fuzz bench check upstream-check format image sbom reproducible audit outdated lock client clean help
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: .venv/ready ## the whole suite
 
 test-fast: .venv/ready ## what needs no Docker, browser, gcloud or root
 	@$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+kubernetes-test: .venv/ready ## the chart on a real cluster of this machine: as root, a quarter of an hour the first time
+	@$(BIN)/python -m pytest -m apart tests/kubernetes
 
 neighbours-test: .venv/ready ## the neighbours that are too large for `make test`: Ray, Kubeflow Pipelines, a model that is served
 	@$(BIN)/python -m pytest -m apart tests/neighbours
