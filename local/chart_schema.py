@@ -25,6 +25,7 @@ Json = dict[str, Any]
 #: Settings that the chart gives by a value of its own: the value's name.
 ELSEWHERE = {
     "PORT": "service.port",
+    "METRICS": "metrics.port",
     "BACKEND_STORE_URI": "mlflow.backendStoreUri",
     "ARTIFACTS_DESTINATION": "mlflow.artifactsDestination",
     "DEFAULT_ARTIFACT_ROOT": "mlflow.defaultArtifactRoot",
@@ -42,6 +43,7 @@ PARSERS: dict[object, Json] = {
     settings.parse_environment_name: {"type": "string", "pattern": "^[a-z][a-z0-9-]{0,31}$"},
     settings.parse_names: _LIST,
     settings.parse_locations: _LIST,
+    settings.parse_issuers: _LIST,
     settings.parse_text: {"type": "string"},
 }
 
@@ -75,6 +77,8 @@ NARROWER: dict[str, Json] = {
     "autoscaling.maxReplicas": {"minimum": 1},
     "migrations.activeDeadlineSeconds": {"minimum": 1},
     "garbageCollection.olderThan": {"pattern": "^[0-9]+[smhdw]$"},
+    "metrics.port": {"minimum": 1024, "maximum": 65535, "not": {"const": 8080}},
+    "serviceMonitor.labels": {"additionalProperties": {"type": "string"}},
     "preStopSeconds": {"minimum": 1, "maximum": 3600},
     "env": {"items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}},
     "envFrom": {"items": {"type": "object"}},
@@ -229,6 +233,8 @@ def contradictions() -> Iterator[tuple[Json, str, str]]:
         "accessPolicy.policy",
         "empty, for accessPolicy.existingConfigMap names a policy: keep one of them",
     )
+    unseen = both(present("serviceMonitor.enabled", _ON), {"not": present("metrics.enabled", _ON)})
+    yield unseen, "metrics.enabled", "true, for serviceMonitor.enabled asks Prometheus to scrape it"
     yield (
         both({"not": present("serviceAccount.create", _ON)}, given("serviceAccount.annotations")),
         "serviceAccount.annotations",

@@ -339,7 +339,7 @@ def test_wrong_values_leave_the_old_pods_serving_and_say_why(
 ) -> None:
     """What only the container can see: nobody may come in."""
     wrong = merged(values, {"replicaCount": 1, "settings": {"OAUTH2_PROXY_EMAIL_DOMAINS": ""}})
-    done = cluster.helm("upgrade", release, str(CHART), "--wait", "--timeout=40s", values=wrong)
+    done = cluster.helm("upgrade", release, str(CHART), "--wait", "--timeout=60s", "--force-conflicts", values=wrong)
     assert done.returncode != 0
     messages = [
         json.dumps(status.get("lastState", {})) + json.dumps(status.get("state", {}))
@@ -348,7 +348,7 @@ def test_wrong_values_leave_the_old_pods_serving_and_say_why(
     ]
     assert any("OAUTH2_PROXY_EMAIL_DOMAINS" in message for message in messages), messages
     assert bob.get(f"{cluster.address(release)}/gatehouse/whoami", timeout=20).ok
-    back = cluster.helm("upgrade", release, str(CHART), "--wait", "--timeout=240s", values=values)
+    back = cluster.helm("upgrade", release, str(CHART), "--wait", "--timeout=240s", "--force-conflicts", values=values)
     assert back.returncode == 0, f"{back.stderr}\n{cluster.state()}"
 
 

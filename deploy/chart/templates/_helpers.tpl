@@ -111,6 +111,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if .Values.oauthProxyConfig.existingSecret }}
 - {name: OAUTH_PROXY_CONFIG, value: /etc/gatehouse/proxy/oauth2_proxy.cfg}
 {{- end }}
+{{- if .Values.metrics.enabled }}
+- {name: METRICS, value: {{ int64 .Values.metrics.port | quote }}}
+{{- end }}
 {{- $settings := deepCopy .Values.settings }}
 {{- $hosts := include "gatehouse.serviceNames" . }}
 {{- with $settings.MLFLOW_SERVER_ALLOWED_HOSTS }}
