@@ -280,7 +280,7 @@ def _audit(config: Config, there: Found) -> list[Part]:
         *buckets, "update", name, f"--retention-days={days}", f"--description={text}", *where)  # fmt: skip
     found = there.store if there.store is not None and (watched or not gone) else None
     store = Part(
-        "watch/audit", f"log bucket {name} ({days} days)",
+        "watch/audit", f"log bucket {name}" + (f" ({days} days)" if days else ""),
         {"retentionDays": days, "description": text, "lifecycleState": "ACTIVE"} if watched else None, found,
         (*buckets, "create", name, f"--retention-days={days}", f"--description={text}", *where), change,
         (*buckets, "delete", name, "--quiet", *where), data=True,

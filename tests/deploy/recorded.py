@@ -25,23 +25,21 @@ def fields(shape: Any, where: str = "") -> set[str]:
 
 def differences(record: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[str]:
     """Return what a record has and the emulator has not, a line each."""
+    theirs, seen = answered(record), answered(ours)
+    found = {f"{name}: the emulator has no such method" for name in theirs if name not in HANDLERS}
+    for name in theirs.keys() & seen.keys():
+        found |= {f"{name}: {path} is in Google's answer alone" for path in theirs[name] - seen[name]}
+        found |= {f"{name}: {path} is in the emulator's answer alone" for path in seen[name] - theirs[name]}
+    return sorted(found)
+
+
+def answered(record: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """Return the fields of all good answers of each method that a record has."""
     seen: dict[str, set[str]] = {}
-    for entry in ours:
+    for entry in record:
         if "url" in entry and entry["status"] < 300:
             seen.setdefault(method(entry), set()).update(fields(entry["answer"]))
-    found = set()
-    for entry in record:
-        if "url" not in entry:
-            continue
-        name = method(entry)
-        if name not in HANDLERS:
-            found.add(f"{name}: the emulator has no such method")
-        elif entry["status"] < 300 and name in seen:
-            found |= {f"{name}: {path} is in Google's answer alone" for path in fields(entry["answer"]) - seen[name]}
-            found |= {
-                f"{name}: {path} is in the emulator's answer alone" for path in seen[name] - fields(entry["answer"])
-            }
-    return sorted(found)
+    return seen
 
 
 def method(entry: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ def test_a_locked_credential_database_stops_nothing(deployed: Tool, monkeypatch:
     """The real gcloud with a person signed in; once the tool has its token, somebody else's gcloud holds both databases."""
     cloud, home = deployed.cloud, Path(deployed.environment()["CLOUDSDK_CONFIG"])
     deployed.extra["CLOUDSDK_AUTH_ACCESS_TOKEN_FILE"] = ""
-    deployed.extra["CLOUDSDK_CORE_DISABLE_PROMPTS"] = "1"
+    deployed.extra |= {"CLOUDSDK_CORE_DISABLE_PROMPTS": "1", "CLOUDSDK_CORE_ACCOUNT": OWNER}
     cloud.federation.refresh_tokens["1//refresh"] = f"user:{OWNER}"
 
     def gcloud(*arguments: str) -> subprocess.CompletedProcess[str]:
