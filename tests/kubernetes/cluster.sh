@@ -259,6 +259,7 @@ cgroupsPerQOS: true
 enforceNodeAllocatable: []
 failCgroupV1: false
 failSwapOn: false
+makeIPTablesUtilChains: false
 containerRuntimeEndpoint: unix://$RUN/containerd.sock
 clusterDNS: [$NETWORK.1]
 clusterDomain: cluster.local
@@ -358,6 +359,10 @@ clean_network() {
   local programs
   programs=$(find .build -maxdepth 1 -name 'kubernetes-*' -exec test -e '{}/kube-proxy' ';' -print 2>/dev/null | head -n 1)
   if [[ -n $programs ]]; then "$programs/kube-proxy" --cleanup >/dev/null 2>&1 || true; fi
+  # Its own clean-up forgets this one.
+  local hook
+  for hook in INPUT OUTPUT; do iptables -D "$hook" -j KUBE-FIREWALL 2>/dev/null || true; done
+  { iptables -F KUBE-FIREWALL && iptables -X KUBE-FIREWALL; } 2>/dev/null || true
   ip link delete "$BRIDGE" 2>/dev/null || true
   # What the plug-in that masquerades left, for pods that nobody told it to forget.
   local chain
