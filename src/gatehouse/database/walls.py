@@ -3,7 +3,6 @@
 MLflow's stores look for what they change in the request's workspace first. One thing they take as it comes: a trace
 that is sent again brings its feedback along, by ids that the client chooses, and a row of that id is overwritten,
 whosever it is (``session.merge`` in ``SqlAlchemyStore._start_trace_once``, MLflow 3.17).
-tests/teams/test_walls.py tries it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What each operation of MLflow reaches where workspaces are on: the one table of verdicts.
 
 An operation that isn't in it is refused there, so an upgrade of MLflow can open nothing between teams unseen;
-tests/teams/test_walls.py walks MLflow's own routes, fails on one without a verdict, and tries each with the ids and
-names of another team.
+tests/teams/test_walls.py walks MLflow's own routes and fails on one without a verdict.
 """
 
 from __future__ import annotations
