@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import MetaData, select
 
-from gatehouse.database import schema
+from gatehouse.database import keys, schema
 from gatehouse.moving.sources import columns
 from gatehouse.start.settings import parse_database
 from tests.support import Postgres, wait_for
@@ -66,6 +66,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     path = folder / "kept.db"
     with schema.locked(schema.make_engine(f"sqlite:///{path}")) as connection:
         schema.create(connection)
+        keys.METADATA.create_all(connection)
+        connection.execute(keys.VERSIONS.insert().values(version=keys.VERSION))
+        row = {"id": "k", "hash": "h", "name": "ci", "owner": "a@b.c", "subject": "s", "groups": '["x\\ty"]', "role": 2}
+        connection.execute(keys.KEYS.insert().values(**row, created=1, expires=2**40))
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute(
             "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) VALUES (7, 'e', 'x', 'active')"

@@ -22,7 +22,7 @@ from sqlalchemy import JSON, Boolean, Float, Integer, MetaData, select
 
 from gatehouse import __version__
 from gatehouse.artifacts.stores.base import PIECE, NotFound
-from gatehouse.database import schema
+from gatehouse.database import keys, schema
 from gatehouse.moving import rows
 from gatehouse.moving.sources import columns
 from gatehouse.upstream import migrations
@@ -261,6 +261,8 @@ def restore(uri: str, archive: Store, artifacts: Store | None, say: Callable[[st
         if schema.inspect(connection).state is not schema.State.EMPTY:
             raise ArchiveError("the database isn't empty; nothing was changed\n    fix: restore into an empty one")
         schema.create(connection, manifest.revision)
+        if any(each.name == keys.VERSIONS.name for each in manifest.tables):
+            keys.METADATA.create_all(connection)
         present = {table.name: table for table in reflected(connection)}
         # What a migration had put there comes with the backup, too.
         for table in reversed(list(present.values())):
@@ -271,6 +273,10 @@ def restore(uri: str, archive: Store, artifacts: Store | None, say: Callable[[st
         for name, table in present.items():
             if name in files:
                 _read_table(connection, table, files[name], archive)
+        if keys.VERSIONS.name in files and (connection.scalar(select(keys.VERSIONS.c.version)) or 0) > keys.VERSION:
+            raise ArchiveError(
+                "the backup has keys of a newer release; nothing was changed\n    fix: restore with that one"
+            )
         if connection.dialect.name == "postgresql":
             _set_sequences(connection, present.values())
         if manifest.revision != schema.wanted_revision():
