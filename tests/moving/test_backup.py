@@ -221,7 +221,7 @@ def test_an_older_releases_backup_comes_back_with_the_newer_schema(
     place = tmp_path / "backup"
     code, errors = run("backup", database, tmp_path / "artifacts", str(place))
     assert code == 0, errors
-    assert json.loads((place / "manifest.json").read_text())["revision"] == OLDER
+    assert json.loads((place / "manifest.json").read_text())["manifest"]["revision"] == OLDER
     target = postgres.create("newer")
     code, errors = run("restore", target, tmp_path / "artifacts", str(place))
     assert code == 0, errors

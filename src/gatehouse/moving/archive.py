@@ -77,14 +77,21 @@ class Manifest:
             ArchiveError: if it is none.
         """
         try:
-            document = json.loads(text)
+            whole = json.loads(text)
+            document = whole["manifest"]
+            if whole["sha256"] != _digest(document):
+                raise ArchiveError(f"{MANIFEST} is damaged: its checksum is another one; nothing was changed")
             tables = [TableFile(**each) for each in document.pop("tables")]
             manifest = Manifest(**document, tables=tables)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ArchiveError(f"{MANIFEST} can't be read: {error}") from None
         if manifest.format != FORMAT:
             raise ArchiveError(f"the backup has the format {manifest.format}, and this release reads {FORMAT}")
         return manifest
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 # --- Backup
@@ -124,7 +131,8 @@ def backup(engine: Engine, archive: Store, artifacts: Store | None, say: Callabl
     if artifacts is not None:
         manifest.artifacts = _copy_out(artifacts, archive)
         say(f"{manifest.artifacts['files']} artifacts, {manifest.artifacts['bytes']} bytes")
-    _put(archive, MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+    document = asdict(manifest)
+    _put(archive, MANIFEST, json.dumps({"sha256": _digest(document), "manifest": document}, indent=1).encode())
     return manifest
 
 
