@@ -35,7 +35,7 @@ test: .venv/ready ## the whole suite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: .venv/ready ## what needs no Docker, browser, gcloud or root
-	@$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m 'not slow and not apart' $(PYTEST_ARGS)
 
 kubernetes-test: .venv/ready ## the chart on a real cluster of this machine: as root, a quarter of an hour the first time
 	@$(BIN)/python -m pytest -m apart tests/kubernetes
