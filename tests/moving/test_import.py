@@ -298,12 +298,16 @@ def test_names_that_are_taken_are_told_and_nothing_is_mixed(many_runs: Path, dat
         old.backup(new)
         new.execute("DELETE FROM runs")
         new.execute("DELETE FROM metrics")
+        new.execute("INSERT INTO registered_models (workspace, name) VALUES ('default', 'iris')")
         new.commit()
     other = tmp_path / "other.db"
     other.write_bytes(small.read_bytes())
     assert bring(str(small), database, tmp_path, "--artifacts", "keep").returncode == 0
+    assert bring(str(small), database, tmp_path, "--artifacts", "keep").returncode == 0, "its own names aren't taken"
     done = bring(str(other), database, tmp_path, "--artifacts", "keep")
     assert "its name is taken" in done.stdout
+    assert done.returncode == 74
+    assert "registered_models iris: the name is taken here" in done.stderr
     found = rows(database, "experiments", *_all_but("experiments", "name"))
     assert ("many",) in found
     assert (f"many ({other})",) in found

@@ -31,6 +31,7 @@ CHUNK = 5000
 KEYS = 500
 #: What is brought along says so, and whose it was there: nobody here has verified it.
 MARK, OWNER = "gatehouse.imported", "gatehouse.claimed_owner"
+TAKEN = "the name is taken here by one that didn't come from this source: rename either, then import again"
 #: Where the marks of a group's rows go: table, and its columns of key, value and owner (the row's key).
 _MARKS = {
     "runs": ("tags", "key", "value", "run_uuid"),
@@ -94,9 +95,20 @@ class Copier:
         column = sources.table(group.table).c[group.key]
         with self._target.connect() as connection:
             there = set(connection.scalars(select(column).where(column.in_(keys))))
-        outcome = Outcome(there=len(there))
+            others = self._others(connection, group, there)
+        outcome = Outcome(there=len(there) - len(others))
+        outcome.failed.update(dict.fromkeys((f"{group.table} {name}" for name in others), TAKEN))
         self._copy(group, [key for key in keys if key not in there], outcome)
         return outcome
+
+    def _others(self, connection: Connection, group: Group, names: set[str]) -> set[str]:
+        """Return the names that are taken here by what no import of this source brought; ids are nobody else's."""
+        if group.key != "name" or not names:
+            return set()
+        table, key, value, owner = _MARKS[group.table]
+        tags = sources.table(table)
+        ours = select(tags.c[owner]).where(tags.c[owner].in_(names), tags.c[key] == MARK, tags.c[value] == self._name)
+        return names - set(connection.scalars(ours))
 
     def _copy(self, group: Group, keys: Sequence[str], outcome: Outcome) -> None:
         if not keys:
