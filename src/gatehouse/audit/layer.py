@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope, Send
 
     from gatehouse.audit.log import AuditLog
+    from gatehouse.audit.refusals import Refusals
     from gatehouse.request.context import Context, Handler
 
 
@@ -27,13 +28,22 @@ class AuditLayer:
         log: where the lines go.
         project: the Google Cloud project, which makes the trace id a link; None if unknown.
         reads: whether reads are written too.
+        refusals: remembers the latest refusals; None if nobody shows them.
     """
 
-    def __init__(self, app: Handler, log: AuditLog, project: str | None = None, reads: bool = False) -> None:
+    def __init__(
+        self,
+        app: Handler,
+        log: AuditLog,
+        project: str | None = None,
+        reads: bool = False,
+        refusals: Refusals | None = None,
+    ) -> None:
         self._app = app
         self._log = log
         self._project = project
         self._reads = reads
+        self._refusals = refusals
 
     async def __call__(self, context: Context, send: Send) -> None:
         """Serve one request."""
@@ -61,6 +71,8 @@ class AuditLayer:
         self, context: Context, scope: Scope, status: int, seconds: float, number: int | None = None
     ) -> None:
         """Write the line of a request; ``scope`` is the request as it came."""
+        if self._refusals is not None and context.refusal is not None:
+            self._refusals.note(context, status)
         await self._log.write(fit(entry(context, scope, status, seconds, self._project)), number)
 
 

@@ -125,6 +125,10 @@ class Known:
         """Return whether there is such a workspace."""
         return bool(upstream.store().exists(name))
 
+    def names(self) -> list[str]:
+        """Return the names of all workspaces, if nobody's request is in one; the database is asked."""
+        return sorted(one.name for one in upstream.store().list_workspaces())
+
 
 def register() -> None:
     """Let MLflow's server, in this process, use this store, and keep what it remembers apart for each workspace."""

@@ -184,6 +184,8 @@ class _Reader:
         """Return the rules of one place with those on machines."""
         exact: dict[tuple[str, str], Role] = {}
         patterns: dict[tuple[str, str], Role] = {}
+        # By the issuer's name, whichever way the member calls it.
+        lines = {key: line for key, line in place.lines.items() if key[0] != "machine"}
         for name, (role, node) in rules.items():
             given, _, subject = name.partition("#")
             issuer = next((i for i in self.issuers or () if given in {i.name, i.url}), None)
@@ -204,7 +206,8 @@ class _Reader:
             if (issuer.name, text) in found:
                 self.wrong(node, f"{name!r} is there twice, by another name of its issuer", "keep one of them")
             found[issuer.name, text] = role
-        return replace(place, machines=exact, machine_patterns=patterns)
+            lines["machine", f"{issuer.name}#{subject}"] = node.start_mark.line + 1
+        return replace(place, machines=exact, machine_patterns=patterns, lines=lines)
 
     def member(self, rules: dict[str, dict[str, tuple[Role, yaml.Node]]], role: Role, node: yaml.Node) -> None:
         """Add one member of a role to the rules."""

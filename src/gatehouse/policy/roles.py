@@ -49,6 +49,10 @@ _WORKSPACE = re.compile(r"[a-z0-9][-a-z0-9]{0,61}[a-z0-9]")
 RESERVED_WORKSPACES = frozenset({"workspaces", "api", "ajax-api", "static-files"})
 
 
+#: How a member ``kubernetes:NAMESPACE/NAME`` is kept: as an issuer's subject.
+_KUBERNETES = "kubernetes#system:serviceaccount:"
+
+
 def is_workspace_name(name: str) -> bool:
     """Return whether MLflow takes this as the name of a workspace."""
     return bool(_WORKSPACE.fullmatch(name)) and name not in RESERVED_WORKSPACES
@@ -109,33 +113,59 @@ class Rules:
         named = self.machines.get((issuer, identity.subject))
         if named is not None:
             return named
+        role = self.machine_patterns[found] if (found := self._pattern_for(issuer, identity)) else Role.NONE
+        return max([role, *(self.groups[group] for group in identity.groups if group in self.groups)])
+
+    def _pattern_for(self, issuer: str, identity: Identity) -> tuple[str, str] | None:
+        """Return the longest pattern that fits a machine's subject."""
         fitting = [
-            (len(prefix), role)
-            for (name, prefix), role in self.machine_patterns.items()
+            (name, prefix)
+            for name, prefix in self.machine_patterns
             if name == issuer and identity.subject.startswith(prefix)
         ]
-        role = max(fitting)[1] if fitting else Role.NONE
-        return max([role, *(self.groups[group] for group in identity.groups if group in self.groups)])
+        return max(fitting, key=lambda found: len(found[1]), default=None)
 
     def reason_for(self, identity: Identity, is_service_account: bool) -> Reason:
         """Return the role with the rule that decided it."""
         role = self.role_for(identity, is_service_account)
-        found = Reason(self.default, f"default: {self.default}", self.lines.get(("default", "")))
         if identity.issuer is not None:
-            rule = f"{identity.issuer}#{identity.subject}"
-            found = Reason(role, f"machine:{rule}" if role else "no rule", self.lines.get(("machine", rule)))
+            if (identity.issuer, identity.subject) in self.machines:
+                return self._reason("machine", f"{identity.issuer}#{identity.subject}", role)
+            found = Reason(Role.NONE, "no rule")
+            if pattern := self._pattern_for(identity.issuer, identity):
+                found = self._reason("machine", f"{pattern[0]}#{pattern[1]}*", self.machine_patterns[pattern])
         elif identity.email in self.accounts:
-            kind = "serviceAccount" if ("serviceAccount", identity.email) in self.lines else "user"
-            return Reason(role, f"{kind}:{identity.email}", self.lines.get((kind, identity.email)))
+            return self._reason(self._kind_of_account(identity.email), identity.email, role)
         elif identity.domain in self.domains:
-            line = self.lines.get(("domain", identity.domain))
-            found = Reason(self.domains[identity.domain], f"domain:{identity.domain}", line)
+            found = self._reason("domain", identity.domain, self.domains[identity.domain])
         elif is_service_account:
             found = Reason(self.default_service_account, "a service account that no rule names")
+        else:
+            found = self._reason("default", "", self.default)
         for group in identity.groups:
-            if role is self.groups.get(group) and (role > found.role or identity.issuer is not None):
-                found = Reason(role, f"group:{group}", self.lines.get(("group", group)))
+            if role > found.role and role is self.groups.get(group):
+                found = self._reason("group", group, role)
         return found
+
+    def listed(self) -> list[Reason]:
+        """Return every rule with its role, the highest role first, and the default last."""
+        found = [self._reason(self._kind_of_account(name), name, role) for name, role in self.accounts.items()]
+        found += [self._reason("domain", name, role) for name, role in self.domains.items()]
+        found += [self._reason("group", name, role) for name, role in self.groups.items()]
+        found += [self._reason("machine", f"{i}#{subject}", role) for (i, subject), role in self.machines.items()]
+        found += [self._reason("machine", f"{i}#{text}*", role) for (i, text), role in self.machine_patterns.items()]
+        found.sort(key=lambda each: (-each.role, each.line or 0, each.rule))
+        return [*found, self._reason("default", "", self.default)]
+
+    def _kind_of_account(self, name: str) -> str:
+        return "serviceAccount" if ("serviceAccount", name) in self.lines else "user"
+
+    def _reason(self, kind: str, name: str, role: Role) -> Reason:
+        """Return a rule as the policy writes it, with its line."""
+        rule = f"default: {role}" if kind == "default" else f"{kind}:{name}"
+        if kind == "machine" and name.startswith(_KUBERNETES):
+            rule = "kubernetes:" + name.removeprefix(_KUBERNETES).replace(":", "/", 1)
+        return Reason(role, rule, self.lines.get((kind, name)))
 
     @property
     def gives_admin(self) -> bool:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from gatehouse.policy.reader import PolicyError, PolicyProblem, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from gatehouse.policy.file import PolicyFile
     from gatehouse.policy.roles import Policy
 
@@ -26,6 +29,7 @@ class PolicySource:
 
     Args:
         file: the policy that was read at the start.
+        taken_up: is told of each changed policy that is in force from now on; must not wait.
     """
 
     #: Seconds between two looks at the file.
@@ -37,7 +41,8 @@ class PolicySource:
     #: Seconds after which a look that doesn't end is told of.
     OVERDUE = 30.0
 
-    def __init__(self, file: PolicyFile) -> None:
+    def __init__(self, file: PolicyFile, taken_up: Callable[[Policy], None] | None = None) -> None:
+        self._taken_up = taken_up
         self._path = file.path
         self._environment = file.environment
         self._issuers = file.issuers
@@ -48,6 +53,11 @@ class PolicySource:
         self._complaint = ""
         self._is_overdue = False
         self._policy = file.policy
+
+    @property
+    def path(self) -> Path | None:
+        """The file, or None without one."""
+        return self._path
 
     @property
     def read(self) -> Policy:
@@ -119,6 +129,8 @@ class PolicySource:
             self._content, self._policy = content, policy
             self._complain("")
             _say(f"took up the changed access policy {self._path}")
+            if self._taken_up is not None:
+                self._taken_up(policy)
 
     def _check_change(self, policy: Policy) -> None:
         """Refuse what can't be meant while the server runs.

@@ -77,5 +77,5 @@ initial-scale=1"> <title>{title}</title> <style>body{{font:16px/1.5 system-ui,sa
 auto;max-width:36rem;padding:0 1rem}}
 th{{text-align:left;padding-right:1.5rem;font-weight:600}}td{{overflow-wrap:anywhere}}a{{margin-right:1.5rem}}</style>
 </head><body><h1>{title}</h1><p>{text}</p><table>{table}</table> <p><a href="/">MLflow</a><a
-href="/oauth2/sign_out?rd=%2F">Sign out</a></p></body></html>
+href="/gatehouse/access">Access</a><a href="/oauth2/sign_out?rd=%2F">Sign out</a></p></body></html>
 """

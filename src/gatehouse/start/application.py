@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from gatehouse.artifacts import direct, guard, repository, stores
 from gatehouse.artifacts.layer import ArtifactLayer
 from gatehouse.audit.layer import AuditLayer, IntentLayer
+from gatehouse.audit.refusals import Refusals
 from gatehouse.bodies.budget import Budget, capacity
 from gatehouse.bodies.layer import BodyLayer
 from gatehouse.bodies.reader import Bodies
@@ -44,9 +45,10 @@ from gatehouse.public.readiness import ReadinessLayer
 from gatehouse.stamping import rows
 from gatehouse.stamping.current import tell_flask
 from gatehouse.stamping.layer import StampingLayer
-from gatehouse.start import status
+from gatehouse.start import status, teams
 from gatehouse.teams.entrance import WorkspaceLayer, Workspaces
 from gatehouse.ui import static
+from gatehouse.ui.access import AccessPageLayer
 from gatehouse.ui.account import AccountLayer
 from gatehouse.ui.page import UiLayer
 from gatehouse.ui.static import StaticLayer
@@ -73,7 +75,10 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
         figures: what gathers what there is to measure, or None if nobody wants figures.
     """
     settings = plan.settings
-    policy = PolicySource(plan.policy)
+    make_declared = partial(teams.make_declared, settings.backend_store_uri) if plan.workspaces else None
+    policy = PolicySource(plan.policy, make_declared)
+    known_workspaces = workspaces.Known() if plan.workspaces else None
+    refusals = Refusals(plan.run_directory if settings.workers > 1 else None)
     machines = Machines(settings.machine_issuers) if settings.machine_issuers else None
     table = keys_table.KeyTable(settings.backend_store_uri, KEY_CONNECTIONS) if settings.api_keys else None
     keys = Keys(table) if table else None
@@ -101,7 +106,7 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
         # A browser's question whether a page may ask comes without credentials.
         partial(CrossOriginLayer, origins=plan.origins),
         # Writes the line of whatever answer leaves, also of a refusal by a layer behind it.
-        partial(AuditLayer, log=log, project=plan.project, reads=settings.audit_reads),
+        partial(AuditLayer, log=log, project=plan.project, reads=settings.audit_reads, refusals=refusals),
         # Here once more, so that a failure has its line in the audit log.
         FailureLayer,
         partial(
@@ -125,6 +130,12 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
         OldPathsLayer,
         *([WorkspaceLayer] if plan.workspaces else []),
         partial(StatusLayer, policy=policy, gather=gatherer, rows=status.rows),
+        partial(
+            AccessPageLayer,
+            policy=policy,
+            refusals=refusals,
+            workspaces=known_workspaces.names if known_workspaces else None,
+        ),
         *(
             [
                 partial(
@@ -148,7 +159,7 @@ def build(plan: ServerPlan, log: AuditLog, figures: Figures | None = None) -> AS
             policy=policy,
             bodies=bodies,
             log=log,
-            workspaces=Workspaces(workspaces.Known()) if plan.workspaces else None,
+            workspaces=Workspaces(known_workspaces) if known_workspaces else None,
         ),
         partial(BodyLayer, bodies=bodies),
         StampingLayer,

@@ -1,4 +1,5 @@
-"""What people see beside MLflow's own pages: whoami, the account menu, the way back to the sign-in.
+"""What people see beside MLflow's own pages: whoami, who may do what, the account menu, the way back to the sign-in.
 
-Promises: nothing here decides what is allowed; it only shows it. May import `pipeline`, `policy` and `operations`.
+Promises: nothing here decides what is allowed; it only shows it. May import `pipeline`, `audit`, `policy` and
+`operations`.
 """
