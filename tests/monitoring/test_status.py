@@ -69,6 +69,30 @@ def test_what_is_wrong_comes_first_with_its_fix(watched: Watched) -> None:
     watched.wait(lambda: not told(), "the end of the policy's problem")
 
 
+def test_the_access_page_has_the_refusals_of_all_workers(watched: Watched) -> None:
+    gate, number = watched.gate, 12
+    for _ in range(number):
+        # A connection of its own each time: either worker may take it.
+        assert (
+            gate.session("carol").post(gate.url + f"{API}/registered-models/create", json={"name": "no"}).status_code
+            == 403
+        )
+
+    def counts() -> set[int]:
+        entries = [
+            each
+            for _ in range(6)
+            for each in gate.session("alice").get(f"{gate.url}/gatehouse/access").json()["refusals"]["entries"]
+            if (each["what"], each["identity"]) == ("create registered model", "carol@example.com")
+        ]
+        return {each["count"] for each in entries}
+
+    watched.wait(lambda: counts() == {number}, "all refusals at either worker")
+    report = gate.session("carol").get(f"{gate.url}/gatehouse/access").json()
+    assert [(row["workspace"], row["role"]) for row in report["you"]["roles"]] == [(None, "viewer")]
+    assert "refusals" not in report
+
+
 def test_the_command_tells_the_same_from_inside(watched: Watched) -> None:
     done = status_command(watched.gate, "--json")
     status = json.loads(done.stdout)

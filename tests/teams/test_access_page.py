@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import requests
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from gatehouse.audit.refusals import EACH, MOST, Refusals
 from gatehouse.identities.issuers import parse as parse_issuers
@@ -22,7 +24,9 @@ from gatehouse.operations.router import Route
 from gatehouse.policy.identity import Identity
 from gatehouse.policy.reader import parse
 from gatehouse.request.context import Context
-from tests.support import Gate, wait_for
+from gatehouse.start.teams import _make
+from tests.browser import Browser, chromium
+from tests.support import Gate, free_port, wait_for
 from tests.teams.conftest import HEADER, POLICY, Member
 
 PAGE = "/gatehouse/access"
@@ -237,6 +241,36 @@ def test_the_page_is_strict_about_what_it_may_load_and_can_be_read_aloud(teams: 
 
 
 @pytest.fixture
+def browser(teams: Gate) -> Iterator[Browser]:
+    with chromium(teams) as part:
+        yield part
+
+
+def test_the_form_works_by_the_keyboard_alone_and_the_browser_complains_of_nothing(browser: Browser) -> None:
+    browser.sign_in("alice")
+    browser.wait_text("alice@example.com")
+    browser.driver.get(browser.gate.url + PAGE)
+    browser.wait_text("What could somebody do?")
+    browser.console()
+    for _ in range(40):
+        focused = browser.driver.switch_to.active_element
+        if focused.get_attribute("id") == "user":
+            break
+        focused.send_keys(Keys.TAB)
+    browser.driver.switch_to.active_element.send_keys("fay@example.com", Keys.TAB, Keys.SHIFT + Keys.TAB)
+    browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    browser.wait_text("What fay@example.com could do, with no group")
+    row = browser.driver.find_element(By.XPATH, "//*[@role='status']//tr[contains(., 'user:fay@example.com')]")
+    row.find_element(By.TAG_NAME, "a").send_keys(Keys.ENTER)
+    browser.until(lambda driver: "#line-" in driver.current_url, "the rule's row")
+    target = browser.driver.find_element(By.CSS_SELECTOR, ":target")
+    assert target.text.startswith("user:fay@example.com viewer line ")
+    # The one style is allowed by its hash, and in force.
+    assert target.value_of_css_property("outline-style") == "solid"
+    assert browser.console() == []
+
+
+@pytest.fixture
 def new_team(teams: Gate) -> Iterator[str]:
     """A workspace that the policy declares while the server runs, and that is gone afterwards."""
     policy, name = Path(teams.environment["ACCESS_POLICY"]), "new-team"
@@ -270,6 +304,30 @@ def test_one_that_is_declared_and_not_there_is_told(teams: Gate, new_team: str) 
     assert alice.call("DELETE", f"/api/3.0/mlflow/workspaces/{new_team}").status_code in {200, 204}
     wait_for(lambda: there() is False, "its end", logs=teams.log)
     assert "gatehouse workspaces apply" in seen(alice)[1].text
+
+
+def test_what_can_not_be_made_is_told_with_the_fix(capsys: pytest.CaptureFixture[str]) -> None:
+    _make(f"postgresql://gatehouse:secret@127.0.0.1:{free_port()}/none", parse(POLICY.encode(), "development"))
+    said = capsys.readouterr().err
+    assert "declares workspaces that can't be looked for or made" in said
+    assert "fix: mend the database's answer, then `gatehouse workspaces apply`" in said
+    assert "secret" not in said
+
+
+def test_a_changed_policy_that_is_not_in_force_is_told(teams: Gate) -> None:
+    policy, alice = Path(teams.environment["ACCESS_POLICY"]), Member(teams, "alice", None)
+    policy.write_text(POLICY.replace("viewer: [user:bob", "viewers: [user:bob"))
+    try:
+        problem = wait_for(lambda: told(alice)["policy"]["problem"], "the problem", logs=teams.log)
+        assert "'viewers'" in problem
+        _, page = seen(alice)
+        assert "The changed file isn't in force" in page.text
+        assert {"role": "alert"} in page.all("p")
+        # An admin of a workspace isn't told what stands in the rest of the file.
+        assert "viewers" not in seen(Member(teams, "fiona", None))[0].text
+    finally:
+        policy.write_text(POLICY)
+        wait_for(lambda: not told(alice)["policy"]["problem"], "the end of the problem", logs=teams.log)
 
 
 def refused(who: str, reason: str, workspace: str = "fraud") -> Context:

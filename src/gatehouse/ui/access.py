@@ -22,7 +22,7 @@ from gatehouse.ui import access_page
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from starlette.types import Send
+    from starlette.types import Message, Send
 
     from gatehouse.audit.refusals import Refusal, Refusals
     from gatehouse.policy.roles import Policy, Reason, Rules
@@ -102,12 +102,17 @@ class AccessPageLayer:
         if problem and not as_page:
             await send_all(send, error_response(400, "INVALID_PARAMETER_VALUE", problem))
             return
-        report = await self._report(context.who, policy, administered, question)
-        if as_page:
+        refusals = await self._refusals.recent() if administered else []
+
+        def answer() -> tuple[Message, Message]:
+            report = self._report(context.who, policy, administered, question, refusals)
+            if not as_page:
+                return json_response(200, report)
             asked = {name: dict(given).get(name, "")[:_LONGEST] for name in ("user", "groups")}
-            start, body = access_page.page(400 if problem else 200, report, asked, problem)
-        else:
-            start, body = json_response(200, report)
+            return access_page.page(400 if problem else 200, report, asked, problem)
+
+        # A policy may have ten thousands of rules, and the database is asked.
+        start, body = await asyncio.to_thread(answer)
         await send(start)
         await send({**body, "body": b""} if context.method == "HEAD" else body)
 
@@ -119,8 +124,13 @@ class AccessPageLayer:
             return []
         return [name for name in sorted(policy.workspaces) if policy.role_in(who, name) is Role.ADMIN]
 
-    async def _report(
-        self, who: Identity, policy: Policy, administered: Sequence[str], question: Question | None
+    def _report(
+        self,
+        who: Identity,
+        policy: Policy,
+        administered: Sequence[str],
+        question: Question | None,
+        refusals: Sequence[Refusal],
     ) -> dict[str, Any]:
         """Return all that somebody is told."""
         is_servers = DEFAULT_WORKSPACE in administered
@@ -143,7 +153,7 @@ class AccessPageLayer:
         }
         if not administered:
             return report
-        there = await self._there()
+        there = self._there()
         report["administers"] = "server" if is_servers else "workspaces"
         if is_servers:
             report["policy"] = {
@@ -167,11 +177,7 @@ class AccessPageLayer:
                     for name in administered
                 ],
             }
-        shown = [
-            each
-            for each in await self._refusals.recent()
-            if is_servers or (each.within and each.workspace in administered)
-        ]
+        shown = [each for each in refusals if is_servers or (each.within and each.workspace in administered)]
         report["refusals"] = {
             "since": _moment(self._refusals.since),
             "covers": (
@@ -183,12 +189,12 @@ class AccessPageLayer:
         }
         return report
 
-    async def _there(self) -> set[str] | None:
+    def _there(self) -> set[str] | None:
         """Return which workspaces there are; None if nobody knows, or there are none."""
         if self._workspaces is None:
             return None
         try:
-            return set(await asyncio.to_thread(self._workspaces))
+            return set(self._workspaces())
         except Exception:  # whatever MLflow's store raises: the rest of the page is as good without it
             return None
 

@@ -24,7 +24,8 @@ table{border-collapse:collapse;width:100%;margin:1rem 0}
 caption{text-align:left;font-weight:600;padding:.25rem 0}
 th,td{text-align:left;vertical-align:top;padding:.25rem 1rem .25rem 0;border-bottom:1px solid;overflow-wrap:anywhere}
 label{display:block;margin-top:.5rem}input{font:inherit;width:100%;max-width:30rem;box-sizing:border-box}
-button{font:inherit;margin-top:.5rem;padding:.25rem 1rem}a{margin-right:1rem}td a,th a{margin:0}
+thead th,strong,td a{white-space:nowrap}
+button{display:block;font:inherit;margin-top:.5rem;padding:.25rem 1rem}a{margin-right:1rem}td a,th a{margin:0}
 :target{outline:2px solid}"""
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 #: One style, known by its hash; a form that goes nowhere else; nothing more.
@@ -130,8 +131,8 @@ def _line(number: int | None, shown: set[int]) -> str:
 
 def _place(name: str | None) -> str:
     if name is None:
-        return "the server"
-    return "the server, and its workspace <bdi>default</bdi>" if name == "default" else _said(name)
+        return "The server"
+    return "The server and its workspace <bdi>default</bdi>" if name == "default" else f"Workspace {_said(name)}"
 
 
 def _roles(caption: str, rows: Sequence[Mapping[str, Any]], shown: set[int]) -> str:
@@ -194,7 +195,7 @@ def _places(report: Mapping[str, Any]) -> str:
     seen: set[int] = set()
     for place in report["places"]:
         name = _place(place["workspace"])
-        text += f"<h3>In {name}</h3>"
+        text += f"<h3>{name}</h3>"
         if not place["declared"]:
             text += "<p>The policy doesn't name this workspace: it is the admins' of the server alone.</p>"
             continue
@@ -204,6 +205,8 @@ def _places(report: Mapping[str, Any]) -> str:
                 "with 404. Make it with <code>gatehouse workspaces apply</code>, or restart the server.</p>"
             )
         if place["workspace"] not in {None, "default"}:
+            if place["there"] is None:
+                text += "<p>Whether it is there can't be told now: the database doesn't answer.</p>"
             text += "<p>Admins of the server are admins here too.</p>"
         rows = []
         for each in place["rules"]:
@@ -212,7 +215,7 @@ def _places(report: Mapping[str, Any]) -> str:
             seen.update({line} if line else ())
             # The line itself, not a link to the row that it is in.
             rows.append((row_id, [_said(each["rule"]), each["role"], _line(line, set())]))
-        text += _table(f"Rules in {name}", ["Who", "Role", "Policy"], rows)
+        text += _table(f"Rules: {name}", ["Who", "Role", "Policy"], rows)
     return text
 
 
@@ -229,7 +232,7 @@ def _refusals(report: Mapping[str, Any]) -> str:
                 f'<time datetime="{each["last"]}">{each["last"]}</time>',
                 _said(each["identity"] or "somebody unverified")
                 + (f" by the key {_said(each['key'])}" if each["key"] else ""),
-                _place(each["workspace"]) if each["workspace"] != "default" else "<bdi>default</bdi>",
+                _said(each["workspace"] or "the server"),
                 _said(each["what"]),
                 f"{each['status']}",
                 f"{each['count']}",
