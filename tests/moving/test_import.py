@@ -29,7 +29,7 @@ import json, math, sys, warnings
 warnings.filterwarnings("ignore")
 import mlflow, pandas
 client = mlflow.MlflowClient()
-folder = not mlflow.get_tracking_uri().startswith("sqlite")
+folder = not mlflow.get_tracking_uri().startswith(("sqlite", "http"))
 mlflow.create_experiment("training", artifact_location=None if folder else sys.argv[1])
 mlflow.set_experiment("training")
 for number in range(3):
@@ -319,7 +319,7 @@ def test_what_is_no_source_is_refused_with_the_fix(database: str, tmp_path: Path
     text = tmp_path / "text"
     text.write_text("nothing")
     for source, words in {
-        "https://mlflow.example.com": "is a server",
+        "https://ann:secret@mlflow.example.com": "has a credential in it",
         str(tmp_path / "missing"): "is neither a folder",
         str(empty): "has no tables of MLflow's",
         str(text): "can't be read as a database of SQLite",

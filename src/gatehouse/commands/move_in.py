@@ -1,6 +1,7 @@
 """``gatehouse import SOURCE``: bring another MLflow's experiments, runs, models and traces along, with their artifacts.
 
-SOURCE is an mlruns folder, a file of SQLite (sqlite:////… too), or postgresql://… of an MLflow of any age. The targets
+SOURCE is an mlruns folder, a file of SQLite (sqlite:////… too), postgresql://… of an MLflow of any age, or the address
+of a server, whose credential stands in MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and …_PASSWORD. The targets
 are BACKEND_STORE_URI and ARTIFACTS_DESTINATION, as for the gate, which may run meanwhile. A second call goes on where
 the first one ended, and brings nothing twice.
 """
@@ -108,7 +109,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="gatehouse import", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SOURCE", help="a folder, a file, sqlite:////… or postgresql://…")
+    parser.add_argument("source", metavar="SOURCE", help="a folder, a file, sqlite:////…, postgresql://… or https://…")
     parser.add_argument("--dry-run", action="store_true", help="count what there is, and change nothing")
     parser.add_argument(
         "--served-artifacts", metavar="PLACE",
@@ -127,6 +128,9 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--staging", type=Path, metavar="FOLDER", help="where a copy of the source's rows is kept between calls"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="let a server's credential go over http:// to another machine"
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all that came of it to a file, as JSON")
     parser.add_argument("--jobs", type=int, metavar="N", help="batches at once")
@@ -159,10 +163,12 @@ def main(argv: list[str]) -> int:
         staging = arguments.staging or Path(scratch)
         staging.mkdir(parents=True, exist_ok=True)
         try:
-            source = open_source(arguments.source, staging, say)
+            source = open_source(arguments.source, staging, say, arguments.dry_run, arguments.insecure)
             target = None if arguments.dry_run else target_engine(uri, say, threads)
             files = (
-                Files(shared_store(destination), arguments.served_artifacts, source.folder, arguments.allow)
+                Files(
+                    shared_store(destination), arguments.served_artifacts, source.folder, arguments.allow, source.server
+                )
                 if destination
                 else None
             )

@@ -15,9 +15,11 @@ from urllib.parse import unquote, urlsplit
 
 from gatehouse.artifacts.paths import BadPath, check
 from gatehouse.artifacts.stores.base import PIECE, NotFound, StoreError
+from gatehouse.moving.server.remote import TRIES, Interrupted, ServerError, wait
 
 if TYPE_CHECKING:
     from gatehouse.artifacts.stores.base import Store
+    from gatehouse.moving.server.remote import Remote
 
 SERVED = "mlflow-artifacts:"
 
@@ -48,10 +50,19 @@ class Files:
         served: where the old server kept what it calls ``mlflow-artifacts:/`` (a folder or a bucket), if it did.
         folder: the ``mlruns`` folder, where the source is one: what has moved with it is found in there.
         allowed: folders and buckets that may be read besides; a source names places as it likes, and is not believed.
+        server: the old server, where the source is one: what it serves comes from it, unless ``served`` is given.
     """
 
-    def __init__(self, store: Store, served: str | None, folder: Path | None, allowed: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        served: str | None,
+        folder: Path | None,
+        allowed: Iterable[str] = (),
+        server: Remote | None = None,
+    ) -> None:
         self._store = store
+        self._server = server
         self._served = served.rstrip("/") if served else None
         self._folder = folder
         places = [*allowed, *([self._served] if self._served else []), *([str(folder)] if folder else [])]
@@ -69,16 +80,22 @@ class Files:
         moved = Moved()
         base = new.removeprefix(SERVED).strip("/")
         try:
-            place = self._place(old)
-            self._permit(place)
-            for path, size, opener in _local(place) if isinstance(place, Path) else _remote(place):
+            for path, size, opener in self._files(old):
                 try:
                     self._one(check(posixpath.join(base, path)), size, opener, moved, dry_run)
-                except (BadPath, StoreError, OSError) as error:
+                except (BadPath, StoreError, OSError, ServerError) as error:
                     moved.failed[f"{old}/{path}"] = str(error)
         except Exception as error:  # whatever the library of the old store raises
             moved.failed[old] = f"{type(error).__name__}: {error}"
         return moved
+
+    def _files(self, old: str) -> Iterator[tuple[str, int | None, Callable[[], Iterator[bytes]]]]:
+        """Yield the files below a location there, if it may be read: relative path, size, and what opens each."""
+        if self._server is not None and self._served is None and old.startswith(SERVED):
+            return _served(self._server, old)
+        place = self._place(old)
+        self._permit(place)
+        return _local(place) if isinstance(place, Path) else _remote(place)
 
     def _place(self, old: str) -> Path | str:
         """Return the folder on this machine, or the URL, that a location means."""
@@ -127,6 +144,20 @@ class Files:
             moved.files += 1
             moved.bytes += size or 0
             return
+        for attempt in range(TRIES):
+            try:
+                count, digest = self._write(path, size, opener)
+                break
+            except Interrupted:
+                if attempt == TRIES - 1:
+                    raise
+                wait(attempt)
+        self._verify(path, digest)
+        moved.files += 1
+        moved.bytes += count
+
+    def _write(self, path: str, size: int | None, opener: Callable[[], Iterator[bytes]]) -> tuple[int, bytes]:
+        """Write a file, whole or not at all; return its size and SHA-256."""
         came = hashlib.sha256()
         sink = self._store.create(path, size)
         try:
@@ -141,9 +172,7 @@ class Files:
         except BaseException:
             sink.abort()
             raise
-        self._verify(path, came.digest())
-        moved.files += 1
-        moved.bytes += count
+        return count, came.digest()
 
     def _verify(self, path: str, digest: bytes) -> None:
         """Read it back, and compare."""
@@ -183,6 +212,16 @@ def _read(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(PIECE):
             yield piece
+
+
+def _served(server: Remote, location: str) -> Iterator[tuple[str, int | None, Callable[[], Iterator[bytes]]]]:
+    """Yield the files below a folder that the old server serves."""
+    url = urlsplit(location)
+    if url.netloc and url.netloc.lower() != server.host:
+        raise PermissionError(f"another server keeps it, {url.netloc}: nothing of {server.name} goes there")
+    folder = unquote(url.path).strip("/")
+    for path, size in server.files(folder):
+        yield path, size, partial(server.download, posixpath.join(folder, path))
 
 
 def _remote(uri: str) -> Iterator[tuple[str, int | None, Callable[[], Iterator[bytes]]]]:

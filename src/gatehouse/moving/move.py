@@ -47,6 +47,8 @@ class Report:
     groups: dict[str, Outcome] = field(default_factory=dict)
     artifacts: Moved = field(default_factory=Moved)
     left_behind: dict[str, str] = field(default_factory=dict)
+    #: What couldn't be read in the source.
+    unread: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -55,7 +57,7 @@ class Report:
         failed: dict[str, str] = {}
         for outcome in self.groups.values():
             failed.update(outcome.failed)
-        return {**failed, **self.artifacts.failed}
+        return {**self.unread, **failed, **self.artifacts.failed}
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON's values."""
@@ -115,13 +117,14 @@ def move(
         root: below which artifacts lie here; None leaves every location as it is.
         files: copies artifacts; None copies none.
     """
-    report = Report(source.name, dry_run)
+    report = Report(source.name, dry_run, unread=source.failed)
     report.counts, report.left_behind = count(source)
     if target is None:
         dry_run = True
         numbers = {number: number for number in _numbers(source.engine)}
     else:
         numbers, report.notes = experiments.bring(source.engine, target, source.name, root)
+    report.notes += source.notes
     places = Places(numbers, root)
     places.learn(source.engine)
     with ThreadPoolExecutor(threads, "import") as pool:

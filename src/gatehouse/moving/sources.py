@@ -10,7 +10,7 @@ import io
 import os
 import sqlite3
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.engine import Connection, Engine
+
+    from gatehouse.moving.server.remote import Remote
 
 #: Rows that are read at once.
 ROWS = 5000
@@ -42,28 +44,41 @@ class Source:
         name: what the report and the tags call it; it holds no credential.
         engine: its rows, with the installed MLflow's schema.
         folder: the ``mlruns`` folder, where it is one.
+        server: the server, where it is one.
+        notes: what is to be told of it.
+        failed: what couldn't be read of it → why.
     """
 
     name: str
     engine: Engine
     folder: Path | None = None
+    server: Remote | None = None
+    notes: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
-def open_source(where: str, staging: Path, say: Callable[[str], None]) -> Source:
-    """Open a folder, a database's URL or a file of SQLite.
+def open_source(
+    where: str, staging: Path, say: Callable[[str], None], dry_run: bool = False, insecure: bool = False
+) -> Source:
+    """Open a server's address, a folder, a database's URL or a file of SQLite.
 
     Args:
         staging: a folder where a copy may be kept; what is in there from an earlier try is used again.
+        dry_run: whether it will only be counted.
+        insecure: whether a credential for a server may go over http:// to another machine.
 
     Raises:
         SourceError: if it is none of these, or of a newer MLflow.
     """
     scheme = urlsplit(where).scheme
     if scheme in {"http", "https"}:
-        raise SourceError(
-            f"{where} is a server\n    fix: give its database (sqlite:////… or postgresql://…) or its mlruns folder; "
-            "the SDK's own copying is for servers that nobody has the database of (docs/moving-in.md)"
-        )
+        from gatehouse.moving import server
+        from gatehouse.moving.server import remote
+
+        try:
+            return server.open_server(remote.Remote(where, os.environ, insecure), staging, say, dry_run)
+        except remote.Unusable as error:
+            raise SourceError(str(error)) from None
     if scheme in {"postgresql", "postgres", "postgresql+psycopg2"}:
         return _postgresql(where, staging, say)
     path = Path(where.removeprefix("sqlite:///")) if scheme == "sqlite" else Path(where)
@@ -71,7 +86,7 @@ def open_source(where: str, staging: Path, say: Callable[[str], None]) -> Source
         return _folder(path, staging, say)
     if path.is_file():
         return _sqlite(path, staging, say)
-    raise SourceError(f"{where!r} is neither a folder, a file of SQLite, sqlite:////… nor postgresql://…")
+    raise SourceError(f"{where!r} is neither a folder, a file of SQLite, sqlite:////…, postgresql://… nor https://…")
 
 
 def _engine(path: Path) -> Engine:
@@ -98,7 +113,7 @@ def _folder(path: Path, staging: Path, say: Callable[[str], None]) -> Source:
             raise SourceError(f"{path} can't be read as an mlruns folder: {error}") from error
         finally:
             event.remove(sqlalchemy.Engine, "before_cursor_execute", _once)
-        _settle(part, target)
+        settle(part, target)
     return Source(str(path), _engine(target), path / "mlruns" if (path / "mlruns").is_dir() else path)
 
 
@@ -127,7 +142,7 @@ def _sqlite(path: Path, staging: Path, say: Callable[[str], None]) -> Source:
         except sqlite3.Error as error:
             raise SourceError(f"{path} can't be read as a database of SQLite: {error}") from None
         _upgrade(_engine(part), str(path), say)
-        _settle(part, target)
+        settle(part, target)
     return Source(str(path), _engine(target))
 
 
@@ -163,7 +178,7 @@ def _postgresql(uri: str, staging: Path, say: Callable[[str], None]) -> Source:
         with engine.connect() as connection:
             _copy_all(connection, _engine(part), found.revision)
         _upgrade(_engine(part), name, say)
-        _settle(part, target)
+        settle(part, target)
     return Source(name, _engine(target))
 
 
@@ -201,7 +216,7 @@ def _upgrade(engine: Engine, name: str, say: Callable[[str], None]) -> None:
             migrations.upgrade(connection)
 
 
-def _settle(part: Path, target: Path) -> None:
+def settle(part: Path, target: Path) -> None:
     """Put what is in a file of SQLite, and in the log beside it, into one file, which is there whole or not at all."""
     whole = target.with_suffix(".whole")
     whole.unlink(missing_ok=True)
