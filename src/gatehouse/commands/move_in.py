@@ -99,7 +99,9 @@ def tell(report: Report) -> None:
         print(f"left behind: {name}: {why}")
     failures = document["could_not_come_along"]
     for name, why in list(failures.items())[:20]:
-        print(f"ERROR {name}: {why}", file=sys.stderr)
+        # A source names things as it likes: a terminal only prints them.
+        text = "".join(each if each.isprintable() else " " for each in f"{name}: {why}")
+        print(f"ERROR {text}", file=sys.stderr)
     if len(failures) > 20:
         print(f"ERROR and {len(failures) - 20} more: --report FILE has all of them", file=sys.stderr)
 

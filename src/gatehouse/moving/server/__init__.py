@@ -17,7 +17,7 @@ from gatehouse.moving import sources
 from gatehouse.moving.server.evaluation import Evaluation
 from gatehouse.moving.server.models import Models
 from gatehouse.moving.server.reading import API, Reading, Told, number, pair
-from gatehouse.moving.server.remote import Remote, ServerError
+from gatehouse.moving.server.remote import Remote, ServerError, plain
 from gatehouse.moving.server.runs import Runs
 from gatehouse.moving.server.staged import Staged, Values
 from gatehouse.moving.server.traces import Traces
@@ -54,6 +54,8 @@ def open_server(remote: Remote, staging: Path, say: Callable[[str], None], dry_r
                 raise sources.SourceError(
                     f"{remote.name} answers what no MLflow server answers: {type(error).__name__}: {error}"
                 ) from error
+            if dry_run:
+                told.notes.append("metrics' histories and traces' spans aren't counted: they are read when all is")
             if not told.failed:
                 staged.mark("all", [remote.name])
         engine = schema.make_engine(f"sqlite:///{staged.path}")
@@ -77,7 +79,7 @@ def _read(of: Reading) -> None:
         try:
             models.read()
             for place, (experiment, name, stage) in enumerate(experiments, 1):
-                of.say(f"reading experiment {place} of {len(experiments)}: {name}")
+                of.say(f"reading experiment {place} of {len(experiments)}: {plain(name)}")
                 of.part(f"logged models of {name!r}", models.logged, experiment)
                 of.part(f"runs of {name!r}", runs.read, experiment)
                 of.part(f"traces of {name!r}", traces.read, experiment)

@@ -170,7 +170,7 @@ class Remote:
             try:
                 yield from answer.iter_content(PIECE)
             except requests.RequestException as error:
-                raise Interrupted(f"the connection ended within {path}: {_plain(error)}") from None
+                raise Interrupted(f"the connection ended within {path}: {plain(error)}") from None
 
     def _object(
         self, method: str, path: str, parameters: Mapping[str, Any] | None, body: Mapping[str, Any] | None
@@ -181,7 +181,7 @@ class Remote:
                 text = _bounded(answer, path)
             except requests.RequestException as error:
                 if attempt == TRIES - 1:
-                    raise ServerError(f"{path}: the connection ends within the answer: {_plain(error)}") from None
+                    raise ServerError(f"{path}: the connection ends within the answer: {plain(error)}") from None
                 wait(attempt)
                 continue
             finally:
@@ -208,10 +208,10 @@ class Remote:
                     allow_redirects=False, verify=self._verify,
                 )  # fmt: skip
             except requests.exceptions.SSLError as error:
-                raise ServerError(f"{self.name} has no certificate that is trusted here: {_plain(error)}") from None
+                raise ServerError(f"{self.name} has no certificate that is trusted here: {plain(error)}") from None
             except requests.RequestException as error:
                 if attempt == TRIES - 1:
-                    raise ServerError(f"{self.name} doesn't answer: {_plain(error)}") from None
+                    raise ServerError(f"{self.name} doesn't answer: {plain(error)}") from None
                 wait(attempt)
                 continue
             if answer.status_code == 200:
@@ -231,7 +231,7 @@ class Remote:
         status = answer.status_code
         if 300 <= status < 400:
             to = urlsplit(answer.headers.get("Location", ""))
-            where = _plain(f"{to.scheme}://{to.hostname}" if to.hostname else to.path)
+            where = plain(f"{to.scheme}://{to.hostname}" if to.hostname else to.path)
             return ServerError(f"{path} is redirected to {where}, where no credential goes", status)
         try:
             document = json.loads(_bounded(answer, path, 65536))
@@ -239,7 +239,7 @@ class Remote:
         except (requests.RequestException, ServerError, ValueError, TypeError, KeyError):
             message, code = answer.reason or "", None
         no_route = status in {405, 501} or (status == 404 and code in {None, "ENDPOINT_NOT_FOUND"})
-        return ServerError(f"{path} answers {status}: {_plain(message)}", status, no_route)
+        return ServerError(f"{path} answers {status}: {plain(message)}", status, no_route)
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._threads, "session", None)
@@ -279,6 +279,6 @@ def _bounded(answer: requests.Response, path: str, limit: int | None = None) -> 
     return b"".join(parts)
 
 
-def _plain(text: object) -> str:
+def plain(text: object) -> str:
     """Return at most 300 characters that a terminal only prints."""
     return "".join(each if each.isprintable() else " " for each in str(text))[:300]
