@@ -137,7 +137,8 @@ NOTHING = Service(
 def environment(config: Config, number: str, client_id: str) -> dict[str, str]:
     """Return the container's settings that are no secrets."""
     service, oauth, url = config.service, config.oauth, config.public_url(number)
-    own = [] if oauth.issuer else [GCLOUD_AUDIENCE]
+    # The server refuses to start with gcloud's audience and GCLOUD_TOKENS=false.
+    own = [] if oauth.issuer or service.env.get("GCLOUD_TOKENS") == "false" else [GCLOUD_AUDIENCE]
     addresses = list(dict.fromkeys([url, config.url(number)]))
     # A release is tested at its tag's own address, with the same tokens, before it has traffic.
     hosts = [address.removeprefix("https://") for address in [*addresses, config.url(number, CANDIDATE)]]

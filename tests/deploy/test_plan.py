@@ -132,6 +132,13 @@ def test_no_value_of_a_setting_can_break_out_of_its_list() -> None:
     assert "MLFLOW_B=1;2,3" in pairs
 
 
+def test_a_server_that_refuses_gclouds_tokens_is_not_told_to_take_them() -> None:
+    """The server ends with 78 if it has both."""
+    values = service.environment(config(SERVICE_ENV={"GCLOUD_TOKENS": "false"}), NUMBER, "client")
+    assert values["GCLOUD_TOKENS"] == "false"
+    assert "32555940559" not in values["OAUTH2_PROXY_OIDC_EXTRA_AUDIENCES"]
+
+
 def test_another_identity_provider_gets_no_audience_of_gclouds() -> None:
     values = service.environment(config(OAUTH_ISSUER="https://login.example.com"), NUMBER, "client")
     assert values["OAUTH2_PROXY_PROVIDER"] == "oidc"
