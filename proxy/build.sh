@@ -10,7 +10,7 @@
 set -euo pipefail
 
 # One more with each change to what is changed.
-readonly CHANGES=4
+readonly CHANGES=5
 out=$(realpath -m "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 module=github.com/oauth2-proxy/oauth2-proxy/v7

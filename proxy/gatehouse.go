@@ -171,6 +171,9 @@ func isTheCompanys(session *sessionsapi.SessionState) bool {
 		return true
 	}
 	found, ok := read(session.IDToken)
+	if ok && strings.TrimPrefix(found.Issuer, "https://") != "accounts.google.com" {
+		return true // of another issuer, which OAUTH2_PROXY_EXTRA_JWT_ISSUERS names: it vouches for its own addresses
+	}
 	hosted := strings.ToLower(found.HostedDomain)
 	return ok && hosted != "" && (hosted == domain || isCompanys(hosted))
 }

