@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.access.conftest import line_of
 from tests.identities.conftest import Issuer, ask
-from tests.support import Gate, wait_for
+from tests.support import Gate, free_port, wait_for
 
 WHOAMI = "/gatehouse/whoami"
 CREATE = "/api/2.0/mlflow/runs/create"
@@ -141,7 +141,9 @@ def test_the_doctor_looks_at_each_issuer(gate: Gate, cluster: Issuer, apps: Issu
     apps.broken = True
     try:
         command = [sys.executable, "-m", "gatehouse", "doctor"]
-        done = subprocess.run(command, env=gate.environment, capture_output=True, text=True, timeout=120, check=False)
+        # The gate itself has its own port.
+        environment = {**gate.environment, "PORT": str(free_port())}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     finally:
         apps.broken = False
     said = done.stdout + done.stderr

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import extensions
 
+from gatehouse.database.cancel import Query
 from gatehouse.dispatch.turns import Turns
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Connection:
         self._made = 0
         self.is_new = True
         self.is_alive = True
+        self._query: Query | None = None
 
     @classmethod
     async def open(cls, arguments: Mapping[str, Any], limit_s: float, statement_limit_s: float) -> Connection:
@@ -72,6 +74,7 @@ class Connection:
         try:
             async with asyncio.timeout(limit_s):
                 await connection._wait()
+                connection._query = Query(connection._raw)
                 limit_ms = str(int(statement_limit_s * 1000))
                 with contextlib.closing(await connection._run(_SETTINGS, (limit_ms, connection.backend))) as cursor:
                     if cursor.rowcount != 1:
@@ -185,7 +188,7 @@ class Connection:
         if self.is_alive:
             self.is_alive = False
             self._forget()
-            threading.Thread(target=_end, args=[self._raw], daemon=True).start()
+            threading.Thread(target=_end, args=[self._raw, self._query], daemon=True).start()
 
     def close(self) -> None:
         """Close it, whatever it does."""
@@ -195,9 +198,9 @@ class Connection:
             self._raw.close()
 
 
-def _end(raw: Any) -> None:
-    with contextlib.suppress(psycopg2.Error):
-        raw.cancel()
+def _end(raw: Any, query: Query | None) -> None:
+    if query:
+        query.cancel()
     raw.close()
 
 

@@ -30,6 +30,7 @@ PING_AFTER_S = 1.0
 _QUERY_CANCELED = "57014"
 _RETURNED = "gatehouse_returned"
 _WORK = "gatehouse_work"
+_QUERY = "gatehouse_query"
 #: Of the URL, for this plug-in alone: milliseconds that a statement may take.
 _LIMIT = "gatehouse_statement_timeout"
 #: libpq's parameters (and the kernel's, tcp(7)): a peer that has vanished is noticed within half a minute, not a
@@ -72,6 +73,8 @@ class FewerRoundTrips(CreateEnginePlugin):
 
     def engine_created(self, engine: Engine) -> None:
         """Ping connections that were idle; if one is dead, so are the others: all are made anew."""
+        from gatehouse.database.cancel import Query  # and psycopg2, which SQLite does without
+
         if self._by_token:
             tokens.sign_in(engine)
 
@@ -81,7 +84,8 @@ class FewerRoundTrips(CreateEnginePlugin):
                 parameters.setdefault(name, value)
 
         @event.listens_for(engine, "connect")
-        def _limit(connection: Any, _entry: object) -> None:
+        def _limit(connection: Any, entry: ConnectionPoolEntry) -> None:
+            entry.info[_QUERY] = Query(connection)
             if not self._limit:
                 return
             # Outside a transaction, whose end could take the setting back.
@@ -98,17 +102,17 @@ class FewerRoundTrips(CreateEnginePlugin):
             return None
 
         @event.listens_for(engine, "checkin")
-        def _remember(connection: Any, entry: ConnectionPoolEntry) -> None:
+        def _remember(_connection: object, entry: ConnectionPoolEntry) -> None:
             entry.info[_RETURNED] = time.monotonic()
             work = entry.info.pop(_WORK, None)
-            if work is not None and not work.release(connection):
+            if work is not None and not work.release(entry.info.get(_QUERY)):
                 entry.invalidate()
 
         @event.listens_for(engine, "checkout")
         def _verify(connection: Any, entry: ConnectionPoolEntry, _fairy: object) -> None:
             if work := current.get():
                 try:
-                    work.hold(connection)
+                    work.hold(entry.info[_QUERY])
                 except Stopped as error:
                     raise took_too_long() from error
                 entry.info[_WORK] = work
