@@ -7,7 +7,7 @@ import threading
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from gatehouse.dispatch.work import TOOK_TOO_LONG, Work, current, supervise
+from gatehouse.dispatch.work import GRACE_S, TOOK_TOO_LONG, Work, current, supervise
 from gatehouse.request.responses import error_response, send_all
 
 if TYPE_CHECKING:
@@ -67,14 +67,21 @@ class _Served(Work):
         with self._starting:
             if self._inner is not None:
                 loop, task = self._inner
-                loop.call_soon_threadsafe(task.cancel)
+                loop.call_soon_threadsafe(self._end, loop, task)
+
+    def _end(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+        """End the handler; on its own loop, where it begins its answer. Whoever has begun is given time to say it all."""
+        if self.answered:
+            loop.call_later(GRACE_S, task.cancel)
+        else:
+            task.cancel()
 
     async def _serve(self) -> None:
         task = asyncio.ensure_future(self._app(dict(self._context.scope), self._receive, self._pass_on))
         with self._starting:
             self._inner = asyncio.get_running_loop(), task
             if self.stopped:
-                task.cancel()
+                task.cancel()  # it hasn't begun
         try:
             await task
         finally:
