@@ -60,7 +60,7 @@ def entries(image: str) -> dict[str, Entry]:
     Raises:
         NoImageError: if the engine hasn't the image.
     """
-    container = _docker("create", image, "true")
+    container = _docker("create", "--pull", "never", image, "true")
     try:
         found = {}
         with (

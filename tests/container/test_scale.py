@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,7 @@ class Fleet:
     """Gates that differ in their ports alone, next to the local provider in its network; see ``Site``."""
 
     def __init__(self, engine: Engine, postgres: Postgres) -> None:
+        self._lock, self._tokens = threading.Lock(), dict[str, str]()
         issuer_port, balancer_port = free_port(), free_port()
         self.balancer_port = balancer_port
         self.url = f"http://localhost:{balancer_port}"
@@ -111,7 +113,11 @@ class Fleet:
         return "\n".join(f"--- instance {number}\n{box.log()[-3000:]}" for number, box in enumerate(self.boxes))
 
     def token(self, person: str) -> str:
-        return identity_token(self.issuer, CLIENT_ID, email(person))
+        """Return a token, which all requests of a person share: the local provider isn't made for crowds."""
+        with self._lock:
+            if person not in self._tokens:
+                self._tokens[person] = identity_token(self.issuer, CLIENT_ID, email(person))
+            return self._tokens[person]
 
     def session(self, person: str) -> requests.Session:
         session = requests.Session()

@@ -70,7 +70,7 @@ class _Served(Work):
                 loop.call_soon_threadsafe(self._end, loop, task)
 
     def _end(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
-        """End the handler; on its own loop, where it begins its answer. Whoever has begun is given time to say it all."""
+        """End the handler, on its own loop; one that has begun its answer is given time to say all of it."""
         if self.answered:
             loop.call_later(GRACE_S, task.cancel)
         else:
