@@ -142,7 +142,7 @@ def test_the_doctor_looks_at_each_issuer(gate: Gate, cluster: Issuer, apps: Issu
     try:
         command = [sys.executable, "-m", "gatehouse", "doctor"]
         # The gate itself has its own port.
-        environment = {**gate.environment, "PORT": str(free_port())}
+        environment = {**gate.environment, "OAUTH2_PROXY_HTTP_ADDRESS": f"127.0.0.1:{free_port()}"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     finally:
         apps.broken = False
