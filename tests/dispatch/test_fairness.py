@@ -146,16 +146,20 @@ def test_a_query_that_takes_too_long_is_ended_and_not_repeated(slow_gate: Gate, 
         assert experiments(slow_gate, session).status_code == 200
 
 
+def a_client_comes_and_goes(gate: Gate, postgres: Postgres, path: str) -> None:
+    """Ask for a path as bob, and go when its query, the second one, waits too."""
+    with socket.create_connection(("127.0.0.1", gate.port)) as client:
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost:{gate.port}\r\n"
+        client.sendall(f"{head}Authorization: Bearer {gate.provider.token('bob')}\r\n\r\n".encode())
+        wait_for(lambda: len(waiting(postgres)) == 2, "the query of the client that goes", 30, gate.log)
+
+
 def test_a_query_ends_when_its_client_has_gone(slow_gate: Gate, postgres: Postgres) -> None:
     with slow_gate.session("bob") as session, locked(postgres, "runs"), ThreadPoolExecutor(2) as pool:
         # Its own limit would end it before the other's: so what ends the other first is that its client has gone.
         stays = pool.submit(search_runs, slow_gate, session)
         (first,) = wait_for(lambda: waiting(postgres), "the query of the client that stays", 30, slow_gate.log)
-        with socket.create_connection(("127.0.0.1", slow_gate.port)) as client:
-            token = slow_gate.provider.token("bob")
-            head = f"GET /api/2.0/mlflow/runs/get?run_id={'0' * 32} HTTP/1.1\r\nHost: localhost:{slow_gate.port}\r\n"
-            client.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
-            wait_for(lambda: len(waiting(postgres)) == 2, "the query of the client that goes", 30, slow_gate.log)
+        a_client_comes_and_goes(slow_gate, postgres, f"/api/2.0/mlflow/runs/get?run_id={'0' * 32}")
         wait_for(lambda: waiting(postgres) == {first}, "the end of the query without a client", 30, slow_gate.log)
         assert stays.result().status_code == 400
 
@@ -214,11 +218,7 @@ def test_fastapis_work_ends_when_its_client_has_gone(slow_gate: Gate, postgres: 
     with slow_gate.session("bob") as bob, locked(postgres, "mcp_servers"), ThreadPoolExecutor(1) as pool:
         stays = pool.submit(list_servers, slow_gate, bob)
         (first,) = wait_for(lambda: waiting(postgres), "the query of the client that stays", 30, slow_gate.log)
-        with socket.create_connection(("127.0.0.1", slow_gate.port)) as client:
-            token = slow_gate.provider.token("bob")
-            head = f"GET /ajax-api/3.0/mlflow/mcp-servers HTTP/1.1\r\nHost: localhost:{slow_gate.port}\r\n"
-            client.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
-            wait_for(lambda: len(waiting(postgres)) == 2, "the query of the client that goes", 30, slow_gate.log)
+        a_client_comes_and_goes(slow_gate, postgres, "/ajax-api/3.0/mlflow/mcp-servers")
         wait_for(lambda: waiting(postgres) == {first}, "the end of the query without a client", 30, slow_gate.log)
         assert stays.result().status_code == 400
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+from typing import TYPE_CHECKING
 
-from gatehouse.exit_codes import Exit
+from gatehouse.commands import archives
 
-
-def say(message: str) -> None:
-    """Print a line of progress on stderr."""
-    print(f"gatehouse backup: {message}", file=sys.stderr, flush=True)
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main(argv: list[str]) -> int:
@@ -21,13 +19,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--artifacts", action="store_true", help="back up ARTIFACTS_DESTINATION too")
     arguments = parser.parse_args(argv)
     from gatehouse.artifacts import stores
-    from gatehouse.artifacts.stores.base import StoreError
     from gatehouse.commands.migrate import database_uri
     from gatehouse.database import reach, schema
     from gatehouse.moving import archive
-    from gatehouse.start.settings import Invalid, parse_artifacts
+    from gatehouse.start.settings import parse_artifacts
 
-    try:
+    def work(say: Callable[[str], None]) -> None:
         engine = schema.make_engine(database_uri())
         place = stores.open_store(parse_artifacts(arguments.place))
         source = (
@@ -37,17 +34,5 @@ def main(argv: list[str]) -> int:
         )
         with reach.told(engine):
             archive.backup(engine, place, source, say)
-    except Invalid as error:
-        print(f"gatehouse backup: error: the place {error.what}\n    fix: {error.fix}", file=sys.stderr)
-        return Exit.USAGE
-    except archive.ArchiveError as error:
-        print(f"gatehouse backup: error: {error}", file=sys.stderr)
-        return Exit.INCOMPLETE
-    except reach.SchemaError as error:
-        print(f"gatehouse backup: error: {error}", file=sys.stderr)
-        return error.code
-    except StoreError as error:
-        print(f"gatehouse backup: error: {error}", file=sys.stderr)
-        return Exit.UNAVAILABLE
-    say("done")
-    return Exit.OK
+
+    return archives.run("backup", work)

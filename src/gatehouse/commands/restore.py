@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+from typing import TYPE_CHECKING
 
-from gatehouse.exit_codes import Exit
+from gatehouse.commands import archives
 
-
-def say(message: str) -> None:
-    """Print a line of progress on stderr."""
-    print(f"gatehouse restore: {message}", file=sys.stderr, flush=True)
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main(argv: list[str]) -> int:
@@ -21,29 +19,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-artifacts", action="store_true", help="leave the backup's artifacts where they are")
     arguments = parser.parse_args(argv)
     from gatehouse.artifacts import stores
-    from gatehouse.artifacts.stores.base import StoreError
     from gatehouse.commands.migrate import database_uri
-    from gatehouse.database import reach
     from gatehouse.moving import archive
-    from gatehouse.start.settings import Invalid, parse_artifacts
+    from gatehouse.start.settings import parse_artifacts
 
-    try:
+    def work(say: Callable[[str], None]) -> None:
         uri = database_uri()
         place = stores.open_store(parse_artifacts(arguments.place))
         destination = os.environ.get("ARTIFACTS_DESTINATION", "")
         target = stores.open_store(parse_artifacts(destination)) if destination and not arguments.no_artifacts else None
         archive.restore(uri, place, target, say)
-    except Invalid as error:
-        print(f"gatehouse restore: error: the place {error.what}\n    fix: {error.fix}", file=sys.stderr)
-        return Exit.USAGE
-    except archive.ArchiveError as error:
-        print(f"gatehouse restore: error: {error}", file=sys.stderr)
-        return Exit.INCOMPLETE
-    except reach.SchemaError as error:
-        print(f"gatehouse restore: error: {error}", file=sys.stderr)
-        return error.code
-    except StoreError as error:
-        print(f"gatehouse restore: error: {error}", file=sys.stderr)
-        return Exit.UNAVAILABLE
-    say("done")
-    return Exit.OK
+
+    return archives.run("restore", work)

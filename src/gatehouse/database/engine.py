@@ -104,18 +104,21 @@ class FewerRoundTrips(CreateEnginePlugin):
         @event.listens_for(engine, "checkin")
         def _remember(_connection: object, entry: ConnectionPoolEntry) -> None:
             entry.info[_RETURNED] = time.monotonic()
-            work = entry.info.pop(_WORK, None)
-            if work is not None and not work.release(entry.info.get(_QUERY)):
-                entry.invalidate()
+            held = entry.info.pop(_WORK, None)
+            if held is not None:
+                work, query = held
+                if not work.release(query):
+                    entry.invalidate()
 
         @event.listens_for(engine, "checkout")
         def _verify(connection: Any, entry: ConnectionPoolEntry, _fairy: object) -> None:
             if work := current.get():
+                query = entry.info[_QUERY]
                 try:
-                    work.hold(entry.info[_QUERY])
+                    work.hold(query)
                 except Stopped as error:
                     raise took_too_long() from error
-                entry.info[_WORK] = work
+                entry.info[_WORK] = work, query
             returned = entry.info.get(_RETURNED)
             if returned is None or time.monotonic() - returned < PING_AFTER_S:
                 return

@@ -71,13 +71,13 @@ class Work:
                 raise Stopped("The request was ended: its client has gone, or it took too long.")
             self._held.append(connection)
 
-    def release(self, connection: Connection | None) -> bool:
+    def release(self, connection: Connection) -> bool:
         """Note that the work has done with a connection; return whether somebody else may have it.
 
         After ``stop`` nobody may: a cancellation may be under way, and would hit whatever runs on it next.
         """
         with self._lock, contextlib.suppress(ValueError):
-            self._held.remove(connection)  # type: ignore[arg-type]  # None isn't in it
+            self._held.remove(connection)
         return not self._stopped
 
     def stop(self) -> None:
